@@ -1,0 +1,290 @@
+"""The words of the domain, as frozen records.
+
+A `Prompt` is put to a model and gives an `Answer`; the judge gives each answer a `Judgement`; judgements add up to a
+`Score`; a `Result` is a score with everything that made it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Record(BaseModel):
+    """A frozen record that refuses unknown fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+
+def digest(value: object) -> str:
+    """SHA-256 (hex) of a JSON-serialisable value in canonical form (sorted keys, no spaces, UTF-8)."""
+    canonical = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+class Grade(StrEnum):
+    """A verdict on one answer. In Spanish: buena, regular, mala."""
+
+    GOOD = "good"
+    REGULAR = "regular"
+    BAD = "bad"
+
+    @property
+    def value_points(self) -> float:
+        """1 for good, ½ for regular, 0 for bad."""
+        return {"good": 1.0, "regular": 0.5, "bad": 0.0}[self.value]
+
+
+GRADES: tuple[Grade, ...] = (Grade.GOOD, Grade.REGULAR, Grade.BAD)
+
+Role = Literal["system", "user", "assistant"]
+Kind = Literal["question", "advice", "plan", "opinion", "creative", "rewrite", "dialogue"]
+IssueCode = Literal["PWM", "CCEU", "NRMB", "WA", "SC"]
+Split = Literal["train", "eval"]
+
+
+class Message(Record):
+    role: Role
+    content: str
+
+
+Conversation = tuple[Message, ...]
+
+
+class Prompt(Record):
+    """One prompt, with its gold answers where it has them.
+
+    `group` joins a prompt with its paraphrases and translations: statistics cluster by it and splits never cut it.
+    """
+
+    id: str
+    group: str
+    text: str
+    lang: str = "es"
+    variety: str | None = None
+    kind: Kind | None = None
+    explicit: bool | None = None
+    codes: tuple[IssueCode, ...] = ()
+    manifestation: str | None = None
+    sdg: int | None = Field(default=None, ge=1, le=17)
+    speech_register: Literal["formal", "neutral", "coloquial"] | None = Field(default=None, alias="register")
+    best: str | None = None
+    ambivalent: str | None = None
+    worst: str | None = None
+    origin: str = ""
+    verified_by: tuple[str, ...] = ()
+
+
+class ModelRef(Record):
+    """One exact set of weights, or the endpoint or script that stands for one.
+
+    `name` is what people call it; `revision` a 40-hex commit (Hub) or content hash (local folder); `path` where the
+    files are on this machine, kept out of every digest.
+    """
+
+    name: str
+    source: Literal["hub", "local", "endpoint", "anchor"]
+    revision: str
+    dtype: str = "auto"
+    path: str | None = Field(default=None, exclude=True)
+
+
+class Decoding(Record):
+    """How completions are drawn. `max_tokens` counts reasoning and answer together; temperature 0 is greedy."""
+
+    max_tokens: int = Field(gt=0)
+    temperature: float = Field(default=0.0, ge=0)
+    seed: int = 0
+    json_schema: dict[str, Any] | None = None
+
+
+class Completion(Record):
+    """What a model said: the answer, its reasoning kept apart, and whether the token limit cut it."""
+
+    text: str
+    reasoning: str | None = None
+    truncated: bool = False
+    tokens: int = 0
+
+
+class LabelScores(Record):
+    """How likely each label of a closed set is as the model's reply.
+
+    `probabilities` has one entry a label, in the order asked, summing to 1; None where the server tells only which
+    label it chose. `mass` is the probability, before renormalising, that the reply is any of the labels. `source`:
+    `exact` (product over all tokens of the label), `logprobs` (read from the server's top log-probabilities of the
+    first token) or `hard` (constrained choice without probabilities).
+    """
+
+    label: str
+    probabilities: tuple[float, ...] | None
+    mass: float | None
+    source: Literal["exact", "logprobs", "hard"]
+
+
+class Failure(Record):
+    """An engine could not handle one conversation; the others go on."""
+
+    cause: Literal["too_long", "rejected", "unreadable"]
+    detail: str = ""
+
+
+class EngineInfo(Record):
+    """Which engine ran, for provenance."""
+
+    engine: str
+    version: str
+    model: str
+    dtype: str
+    device: str
+
+
+class Answer(Record):
+    """A model's answer to one prompt, or why there is none."""
+
+    prompt_id: str
+    text: str
+    reasoning: str | None = None
+    truncated: bool = False
+    tokens: int = 0
+    failure: Failure | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        """True when the answer holds no letter or digit at all."""
+        return not any(character.isalnum() for character in self.text)
+
+
+class Graded(Record):
+    """A verdict. `probabilities` in the order good, regular, bad; None when only a hard label is known."""
+
+    status: Literal["graded"] = "graded"
+    prompt_id: str
+    grade: Grade
+    probabilities: tuple[float, float, float] | None = None
+    mass: float | None = None
+    source: Literal["exact", "logprobs", "hard", "rule"]
+    analysis: str | None = None
+    findings: tuple[tuple[str, str], ...] = ()
+
+
+class Ungraded(Record):
+    """No verdict, and why. Never counted as a grade."""
+
+    status: Literal["ungraded"] = "ungraded"
+    prompt_id: str
+    cause: Literal["no_answer", "too_long", "rejected", "unreadable", "off_label"]
+    detail: str = ""
+
+
+Judgement = Annotated[Graded | Ungraded, Field(discriminator="status")]
+
+
+class Estimate(Record):
+    """A number with its 95 % interval. `n` observations in `groups` groups; `method` names the recipe."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+    groups: int
+    method: str
+
+
+class Counts(Record):
+    """What happened to the answers. `asked` is all of them."""
+
+    asked: int
+    graded: int
+    ungraded: int
+    truncated: int
+    empty: int
+
+
+class Score(Record):
+    """The eco score and its parts, all on 0 to 100.
+
+    `eco` is 100 × mean of good 1, regular ½, bad 0; `soft` the same from the judge's probabilities (None with hard
+    labels); `bounds` the score if every ungraded answer were bad, and if every one were good.
+    """
+
+    eco: Estimate
+    soft: Estimate | None
+    shares: dict[Grade, Estimate]
+    by_code: dict[str, Estimate]
+    by_kind: dict[str, Estimate]
+    counts: Counts
+    bounds: tuple[float, float]
+
+
+class Agreement(Record):
+    """How well a judge's verdicts match the written order of gold triples it was not trained on.
+
+    `order` is the share of best/worst pairs put in order by expected grade, ties counting ½; `strict` the share of
+    triples whose three answers are all in order; `exact` the share of answers given the grade their role suggests;
+    `kappa` the quadratic-weighted κ of those grades.
+    """
+
+    order: Estimate
+    strict: Estimate
+    exact: Estimate
+    kappa: float
+    triples: int
+
+
+class Submission(Record):
+    """One model under one instrument. `id` is a hash of exactly what could change the result."""
+
+    model: ModelRef
+    system_prompt: str | None = None
+    instrument: str
+    asked_digest: str
+    measured_digest: str
+
+    @property
+    def id(self) -> str:
+        return digest(self.model_dump(mode="json"))[:16]
+
+    @property
+    def answers_digest(self) -> str:
+        """Digest of the model and what it is asked, not of how the answers are measured."""
+        fields = {"model": self.model.model_dump(mode="json"), "system_prompt": self.system_prompt}
+        return digest({**fields, "asked": self.asked_digest})[:16]
+
+
+class Provenance(Record):
+    """What ran, for whoever wants to repeat it."""
+
+    eco_eval: str
+    candidate: EngineInfo | None
+    judge: EngineInfo | None
+    seconds: dict[str, float]
+    finished_at: str
+
+
+class Result(Record):
+    """A score with everything that made it. Everything but `provenance` repeats byte for byte."""
+
+    id: str
+    submission: Submission
+    score: Score
+    agreement: Agreement | None
+    stand_in_judge: bool
+    publishable: bool
+    is_anchor: bool = False
+    answers_path: str
+    judgements_path: str
+    provenance: Provenance
+
+
+Progress = Callable[[str, int, int], None]
+"""Called as `progress(stage, done, total)`; stages are "answer" and "judge"."""
+
+
+def no_progress(stage: str, done: int, total: int) -> None:
+    """The progress callback of whoever does not want one."""
