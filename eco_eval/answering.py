@@ -1,0 +1,84 @@
+"""Stage one: put the prompts to the candidate."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+from eco_eval.engines.base import Engine
+from eco_eval.instrument import Instrument
+from eco_eval.store import Store, Table
+from eco_eval.types import (
+    Answer,
+    Completion,
+    Conversation,
+    EngineInfo,
+    Failure,
+    Message,
+    Progress,
+    Submission,
+)
+
+OpenEngine = Callable[[], AbstractContextManager[Engine]]
+"""Opens an engine for as long as a `with` block lasts; called only when there is work to do."""
+
+
+def answers_path(submission: Submission) -> str:
+    """Where a submission's answers are kept: by model and by what was asked, not by how it is measured."""
+    return f"answers/{slug(submission.model.name)}/{submission.answers_digest}.parquet"
+
+
+def slug(name: str) -> str:
+    """A model's name as one path segment."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "--", name).strip(".-") or "model"
+
+
+def conversations(instrument: Instrument, system_prompt: str | None) -> list[Conversation]:
+    """What the candidate reads: each prompt alone, after the submission's system prompt if it has one."""
+    head = (Message(role="system", content=system_prompt),) if system_prompt else ()
+    return [(*head, Message(role="user", content=prompt.text)) for prompt in instrument.asked]
+
+
+def answer(
+    submission: Submission, instrument: Instrument, engine: OpenEngine, store: Store, progress: Progress
+) -> tuple[list[Answer], EngineInfo | None]:
+    """The candidate's answers in the order of the prompts, resumed where an earlier run stopped.
+
+    Raises:
+        EngineError: the candidate's engine cannot start or go on; what was answered is kept.
+    """
+    table: Table[Answer] = Table(store, answers_path(submission), Answer)
+    ids = [prompt.id for prompt in instrument.asked]
+    done = {index for index, key in enumerate(ids) if key in table.records}
+    progress("answer", len(done), len(ids))
+    if len(done) < len(ids):
+        with engine() as candidate:
+            table.meta.setdefault("engine", candidate.info.model_dump_json())
+            asked = conversations(instrument, submission.system_prompt)
+            try:
+                for index, outcome in candidate.complete(asked, instrument.answer.decoding, done):
+                    table.add(_answer(ids[index], outcome))
+                    progress("answer", len(table.records), len(ids))
+            finally:
+                table.flush()
+    answers = table.finish(ids)
+    kept = table.meta.get("engine")
+    return answers, EngineInfo.model_validate_json(kept) if kept else None
+
+
+def _answer(prompt_id: str, outcome: Completion | Failure) -> Answer:
+    if isinstance(outcome, Failure):
+        return Answer(prompt_id=prompt_id, text="", failure=outcome)
+    return Answer(
+        prompt_id=prompt_id,
+        text=_storable(outcome.text),
+        reasoning=_storable(outcome.reasoning) if outcome.reasoning else None,
+        truncated=outcome.truncated,
+        tokens=outcome.tokens,
+    )
+
+
+def _storable(text: str) -> str:
+    """Lone surrogates, which JSON from a server can carry, cannot be written as UTF-8."""
+    return text.encode("utf-8", "replace").decode()

@@ -1,0 +1,117 @@
+"""What is this model? Resolve a name to one exact set of weights, or refuse with a reason."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from eco_eval.errors import EngineError, SubmissionRejected
+from eco_eval.types import ModelRef
+
+HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*(@[A-Za-z0-9._/-]+)?")
+
+WANTED = ("*.json", "*.safetensors", "*.jinja", "tokenizer.model", "merges.txt", "vocab.txt")
+"""The only files of a Hub repository that are downloaded."""
+
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
+
+
+def resolve(name: str) -> ModelRef:
+    """A local folder or a Hub id (`owner/name` or `owner/name@revision`) as an exact reference, checked.
+
+    A Hub model's files are downloaded, safetensors and tokenizer only, at the commit its revision points to now.
+
+    Raises:
+        SubmissionRejected: it does not exist, or is not safe or not complete; says why.
+        EngineError: the Hub cannot be reached.
+    """
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return _local(name, folder)
+    if folder.exists():
+        raise SubmissionRejected("model.not_a_folder", model=name)
+    if name.startswith((".", "/", "~")) or not HUB_ID.fullmatch(name) or ".." in name:
+        raise SubmissionRejected("model.not_found", model=name)
+    return _hub(name)
+
+
+def check_files(name: str, files: Sequence[str], config: dict[str, Any]) -> None:
+    """Refuse what must never be loaded, from the list of files and the configuration alone.
+
+    Raises:
+        SubmissionRejected: Python files, `auto_map`, no safetensors, no tokenizer, not a language model.
+    """
+    code = next((f for f in files if f.endswith((".py", ".so", ".dll"))), None)
+    if code:
+        raise SubmissionRejected("model.has_code", model=name, file=code)
+    if "auto_map" in config:
+        raise SubmissionRejected("model.auto_map", model=name)
+    if not any(f.endswith(".safetensors") for f in files):
+        pickled = next((f for f in files if f.endswith((".bin", ".pt", ".pth", ".ckpt", ".pkl"))), None)
+        if pickled:
+            raise SubmissionRejected("model.pickle", model=name, file=pickled)
+        raise SubmissionRejected("model.no_weights", model=name)
+    if not any(f in _TOKENIZERS for f in files):
+        raise SubmissionRejected("model.no_tokenizer", model=name)
+    if not config.get("architectures"):
+        raise SubmissionRejected("model.no_architecture", model=name)
+
+
+def _local(name: str, folder: Path) -> ModelRef:
+    files = [f.relative_to(folder).as_posix() for f in sorted(folder.rglob("*")) if f.is_file()]
+    if "config.json" not in files:
+        raise SubmissionRejected("model.no_config", model=name)
+    config = _config(name, (folder / "config.json").read_text(encoding="utf-8", errors="replace"))
+    check_files(name, files, config)
+    content = hashlib.sha256()
+    for file in files:
+        with (folder / file).open("rb") as handle:
+            content.update(f"{file}\0{hashlib.file_digest(handle, 'sha256').hexdigest()}\n".encode())
+    # The folder's own name, not its path: the same weights elsewhere are the same submission.
+    return ModelRef(
+        name=folder.resolve().name,
+        source="local",
+        revision=content.hexdigest()[:40],
+        dtype=_dtype(config),
+        path=str(folder.resolve()),
+    )
+
+
+def _hub(name: str) -> ModelRef:
+    from huggingface_hub import HfApi, hf_hub_download, snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
+    from huggingface_hub.errors import RevisionNotFoundError
+
+    repo, _, revision = name.partition("@")
+    try:
+        info = HfApi().model_info(repo, revision=revision or None)
+        files = [sibling.rfilename for sibling in info.siblings or []]
+        if "config.json" not in files:
+            raise SubmissionRejected("model.no_config", model=name)
+        sha = str(info.sha)
+        config = _config(name, Path(hf_hub_download(repo, "config.json", revision=sha)).read_text("utf-8"))
+        check_files(name, files, config)
+        path = snapshot_download(repo, revision=sha, allow_patterns=list(WANTED))
+    except (RepositoryNotFoundError, RevisionNotFoundError) as error:
+        raise SubmissionRejected("model.not_on_hub", model=name) from error
+    except (HfHubHTTPError, OfflineModeIsEnabled, OSError) as error:
+        raise EngineError("hub.unreachable", model=name, retryable=True, reason=type(error).__name__) from error
+    return ModelRef(name=repo, source="hub", revision=sha, dtype=_dtype(config), path=path)
+
+
+def _config(name: str, text: str) -> dict[str, Any]:
+    try:
+        config = json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise SubmissionRejected("model.bad_config", model=name) from error
+    if not isinstance(config, dict):
+        raise SubmissionRejected("model.bad_config", model=name)
+    return config
+
+
+def _dtype(config: dict[str, Any]) -> str:
+    return str(config.get("dtype") or config.get("torch_dtype") or "float32")

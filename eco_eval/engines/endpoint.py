@@ -1,0 +1,284 @@
+"""Any OpenAI-compatible server, local or hosted, as an engine."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
+
+from eco_eval.engines import chat, labels
+from eco_eval.errors import EngineError, InputError
+from eco_eval.types import Completion, Conversation, Decoding, EngineInfo, Failure, LabelScores
+
+if TYPE_CHECKING:
+    import httpx2
+    import openai
+
+_Outcome = TypeVar("_Outcome")
+
+_TOO_LONG = re.compile(
+    r"context[ _-]?(length|size|window)|max_model_len|too long|(number of|input|prompt) tokens", re.IGNORECASE
+)
+# What a request may carry besides the key. The SDK adds headers of its own and, worse, those it finds in
+# OPENAI_CUSTOM_HEADERS, OPENAI_ORG_ID and OPENAI_PROJECT_ID.
+_HEADERS = {"host", "accept", "accept-encoding", "connection", "user-agent", "content-type", "content-length"}
+_TRANSIENT = {408, 409, 425, 429}
+_DETAIL, _GOT = 300, 80
+
+# Room for a quotation mark or a space before the label.
+_LABEL_TOKENS = 4
+# Room for hidden reasoning; a constrained reply ends by itself long before.
+_CHOICE_TOKENS = 1024
+
+
+def run_concurrently(
+    work: Callable[[int], _Outcome], indices: Sequence[int], concurrency: int
+) -> Iterator[tuple[int, _Outcome]]:
+    """Yield `(index, work(index))` as each ends, at most `concurrency` at a time.
+
+    An error in `work`, or closing the iterator, cancels what has not begun; what has begun is not waited for.
+    """
+    executor = ThreadPoolExecutor(max_workers=concurrency, thread_name_prefix="engine")
+    try:
+        futures = {executor.submit(work, index): index for index in indices}
+        for future in as_completed(futures):
+            yield futures.pop(future), future.result()
+    finally:
+        executor.shutdown(wait=False, cancel_futures=True)
+
+
+class ApiClient:
+    """Posts JSON to one OpenAI-compatible server; retries, and translates every failure here and only here.
+
+    The SDK retries 408, 409, 429, 5xx, timeouts and lost connections, waiting 0.5 s doubled up to 8 s, or what
+    `Retry-After` says (seconds or a date) up to 120 s; a server asking for more is not retried.
+
+    Raises:
+        InputError: the address or the key cannot be one.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: str,
+        base_url: str,
+        api_key: str | None,
+        concurrency: int,
+        timeout: float,
+        max_retries: int,
+    ) -> None:
+        import httpx2
+        import openai
+
+        address = _address(base_url)
+        self.url, self.host, self._model, self._timeout = base_url, address.host, model, timeout
+        self._key = _checked_key(api_key, base_url)
+        self._sdk = openai.OpenAI(
+            base_url=base_url,
+            api_key=self._key or "none",
+            admin_api_key="",
+            webhook_secret="",
+            timeout=httpx2.Timeout(timeout, connect=min(timeout, 10.0)),
+            max_retries=max_retries,
+            http_client=httpx2.Client(
+                # A proxy of the environment leads out of the machine, never back to it.
+                trust_env=not _is_loopback(address.host),
+                limits=httpx2.Limits(max_connections=concurrency, max_keepalive_connections=concurrency),
+                event_hooks={"request": [self._strip_headers]},
+            ),
+        )
+
+    def _strip_headers(self, request: httpx2.Request) -> None:
+        for name in set(request.headers) - _HEADERS:
+            del request.headers[name]
+        if self._key:
+            request.headers["Authorization"] = f"Bearer {self._key}"
+
+    def close(self) -> None:
+        """Stop: requests under way end with their answer or their timeout and are not retried."""
+        self._sdk.close()
+
+    def post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any] | Failure:
+        """Post a request and return the server's reply, which has at least one choice.
+
+        Returns:
+            The reply, or a `Failure` where the server refused this one request.
+
+        Raises:
+            InputError: the key or the model is wrong.
+            EngineError: the server cannot be used.
+        """
+        import httpx2
+        import openai
+
+        try:
+            response = self._sdk.post(path, cast_to=httpx2.Response, body=dict(body))
+        except openai.APIError as error:
+            return self._translate(error)
+        try:
+            reply = json.loads(response.content)
+            if isinstance(reply["choices"][0], dict):
+                return dict(reply)
+        except (ValueError, TypeError, LookupError, RecursionError):
+            pass
+        raise EngineError("endpoint.not_openai", url=self.url, got=self._quote(response.text, _GOT))
+
+    def _translate(self, error: openai.APIError) -> Failure:
+        import openai
+
+        # A server may echo the key in its message, and a cause is printed with its message.
+        cause = None if self._key and self._key in f"{error}{error.body}" else error
+        if isinstance(error, openai.APITimeoutError):
+            raise EngineError("endpoint.slow", retryable=True, url=self.url, seconds=self._timeout) from cause
+        if not isinstance(error, openai.APIStatusError):
+            raise EngineError("endpoint.down", retryable=True, url=self.url) from cause
+        status = error.status_code
+        if status in (400, 413, 422):
+            message = error.body.get("message") if isinstance(error.body, dict) else None
+            detail = self._quote(str(message or error.message), _DETAIL)
+            return Failure(cause="too_long" if _is_too_long(status, detail) else "rejected", detail=detail)
+        self._raise_status(status, error.response, cause)
+
+    def _raise_status(self, status: int, response: httpx2.Response, cause: Exception | None) -> NoReturn:
+        if status in (401, 403):
+            raise InputError("endpoint.auth", url=self.url) from cause
+        if status == 404:
+            raise InputError("endpoint.no_model", url=self.url, model=self._model) from cause
+        if status < 400:
+            # Followed, a redirection would carry conversations to a server nobody named.
+            got = self._quote(f"HTTP {status} {response.headers.get('location', '')}", _GOT)
+            raise EngineError("endpoint.not_openai", url=self.url, got=got) from cause
+        retryable = status in _TRANSIENT or status >= 500
+        raise EngineError("endpoint.failing", retryable=retryable, url=self.url, status=status) from cause
+
+    def _quote(self, text: str, length: int) -> str:
+        return (text.replace(self._key, "***") if self._key else text)[:length]
+
+
+def _address(base_url: str) -> httpx2.URL:
+    import httpx2
+
+    try:
+        address = httpx2.URL(base_url)
+    except httpx2.InvalidURL:
+        raise InputError("endpoint.bad_url", url=base_url) from None
+    if address.scheme not in ("http", "https") or not address.host or address.userinfo or address.query:
+        shown = base_url if not address.userinfo else base_url.rpartition("@")[2]
+        raise InputError("endpoint.bad_url", url=shown.partition("?")[0])
+    return address
+
+
+def _checked_key(api_key: str | None, base_url: str) -> str | None:
+    # The HTTP library quotes an illegal header, key and all, in its error.
+    if api_key is not None and not re.fullmatch(r"[!-~]+", api_key):
+        raise InputError("endpoint.bad_key", url=base_url)
+    return api_key
+
+
+def _is_loopback(host: str) -> bool:
+    return host in ("localhost", "::1") or host.startswith("127.")
+
+
+def _is_too_long(status: int, message: str) -> bool:
+    return status == 413 or bool(_TOO_LONG.search(message))
+
+
+class EndpointEngine:
+    """An engine over the chat completions of any OpenAI-compatible server.
+
+    Args:
+        model: the name the server knows the model by.
+        base_url: the address up to and including `/v1`.
+        api_key: sent as a bearer token; None sends none. The process environment is never consulted.
+        concurrency: most requests under way at a time.
+        timeout: seconds to wait for one reply.
+        max_retries: attempts after the first.
+        extra_body: fields added to every request; a None removes a field.
+
+    Raises:
+        InputError: `endpoint.bad_url` or `endpoint.bad_key`.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: str,
+        base_url: str,
+        api_key: str | None = None,
+        concurrency: int = 16,
+        timeout: float = 120.0,
+        max_retries: int = 5,
+        extra_body: dict[str, Any] | None = None,
+    ) -> None:
+        self._model, self._concurrency, self._extra = model, concurrency, dict(extra_body or {})
+        self._gives_logprobs = True
+        self._client = ApiClient(
+            model=model,
+            base_url=base_url,
+            api_key=api_key,
+            concurrency=concurrency,
+            timeout=timeout,
+            max_retries=max_retries,
+        )
+
+    def __enter__(self) -> EndpointEngine:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the connections; the engine cannot be used again."""
+        self._client.close()
+
+    @property
+    def info(self) -> EngineInfo:
+        """Which SDK and which host; what runs behind the host is not known."""
+        import openai
+
+        return EngineInfo(
+            engine="endpoint",
+            version=openai.__version__,
+            model=self._model,
+            dtype="unknown",
+            device=self._client.host,
+        )
+
+    def complete(
+        self, conversations: Sequence[Conversation], decoding: Decoding, skip: Collection[int] = ()
+    ) -> Iterator[tuple[int, Completion | Failure]]:
+        """Continue each conversation with one assistant message; see `Engine`."""
+        wanted = {
+            "temperature": decoding.temperature,
+            "seed": decoding.seed,
+            "max_tokens": decoding.max_tokens,
+        }
+        if decoding.json_schema is not None:
+            wanted["response_format"] = _response_format("answer", decoding.json_schema)
+
+        def work(index: int) -> Completion | Failure:
+            reply = self._ask(conversations[index], wanted)
+            return reply if isinstance(reply, Failure) else _read_message(reply)
+
+        return run_concurrently(work, _remaining(conversations, skip), self._concurrency)
+
+    def score_labels(
+        self, conversations: Sequence[Conversation], labels: Sequence[str], skip: Collection[int] = ()
+    ) -> Iterator[tuple[int, LabelScores | Failure]]:
+        """The probability of each label, read from the first tokens' alternatives; see `Engine`.
+
+        A server without log-probabilities makes a constrained choice instead, and is not asked for them again.
+        """
+
+        def work(index: int) -> LabelScores | Failure:
+            scores = self._score(conversations[index], labels) if self._gives_logprobs else None
+            if scores is not None:
+                return scores
+            choice = self._choose(conversations[index], labels)
+            if isinstance(choice, LabelScores):
+                self._gives_logprobs = False
+            return choice
+
+        return run_concurrently(work, _remaining(conversations, skip), self._concurrency)

@@ -1,0 +1,218 @@
+"""The instrument: what a number means. Prompt set, rubric, judge, decoding, statistics, as data with digests."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+
+from eco_eval.errors import InstrumentError
+from eco_eval.prompts import bundled, prompts_digest, read_prompts, select
+from eco_eval.rubric import Lang, Rubric, load_rubric, rubric_files
+from eco_eval.types import Decoding, Prompt, Record, Split, digest
+
+DATA = Path(__file__).parent / "data"
+
+PINS = DATA / "pins.json"
+"""SHA-256 of every published data file. A published file never changes: a new version is a new file."""
+
+
+class PromptSource(Record):
+    set: str
+    split: Split | Literal["all"]
+
+
+class AnswerSpec(Record):
+    """How candidates answer. `context` is the longest prompt plus answer, in tokens."""
+
+    max_tokens: int = Field(gt=0)
+    context: int = Field(gt=0)
+    temperature: float = Field(ge=0)
+    seed: int
+
+    @property
+    def decoding(self) -> Decoding:
+        return Decoding(max_tokens=self.max_tokens, temperature=self.temperature, seed=self.seed)
+
+
+class JudgeSpec(Record):
+    """The judge. `source` says where its weights are: the Hub, an endpoint, a local folder, or trained here."""
+
+    model: str
+    source: Literal["hub", "endpoint", "local", "trained"]
+    revision: str = ""
+    engine: Literal["transformers", "vllm", "endpoint"]
+    dtype: Literal["float32", "bfloat16", "float16"]
+    rubric: str
+    mode: Literal["direct", "reasoned"]
+    context: int = Field(gt=0)
+    max_tokens: int = Field(default=1, gt=0)
+    max_answer_chars: int = Field(gt=0)
+    min_label_mass: float = Field(ge=0, lt=1)
+    stand_in: bool
+
+
+class ScoreSpec(Record):
+    max_ungraded: float = Field(ge=0, lt=1)
+
+
+class Instrument(Record):
+    """A loaded, checked instrument.
+
+    asked: the prompts put to candidates. gold: the prompts whose written answers measure the judge.
+    judge_revision: the exact weights of the judge, once they are resolved.
+    altered: what a command line changed against the file, if anything.
+    """
+
+    name: str
+    lang: Lang
+    source: PromptSource = Field(alias="prompts")
+    answer: AnswerSpec
+    judge: JudgeSpec
+    score: ScoreSpec
+    rubric: Rubric
+    asked: tuple[Prompt, ...]
+    gold: tuple[Prompt, ...]
+    judge_revision: str = ""
+    altered: tuple[str, ...] = ()
+
+    @property
+    def asked_digest(self) -> str:
+        """What is asked: prompts and decoding."""
+        return digest({"prompts": prompts_digest(self.asked), "answer": self.answer.model_dump(mode="json")})
+
+    @property
+    def measured_digest(self) -> str:
+        """How it is measured: rubric, judge, scoring. The engine is where it runs, so it is left out."""
+        judge = self.judge.model_dump(mode="json", exclude={"engine"})
+        judge["revision"] = self.judge_revision or self.judge.revision
+        score = self.score.model_dump(mode="json")
+        return digest({"rubric": self.rubric.digest, "judge": judge, "score": score, "lang": self.lang})
+
+    @property
+    def publishable(self) -> bool:
+        """Whether results may be published: a real judge at a locked revision, nothing altered."""
+        locked = re.fullmatch(r"[0-9a-f]{40}", self.judge.revision) is not None
+        return locked and not self.judge.stand_in and not self.altered
+
+    @property
+    def base(self) -> Instrument:
+        """The same instrument asking its gold prompts."""
+        return self.model_copy(update={"asked": self.gold})
+
+    def asking(self, prompts: tuple[Prompt, ...], how: str) -> Instrument:
+        """The same instrument over other prompts; its results are not comparable and say so."""
+        return self.model_copy(update={"asked": prompts, "altered": (*self.altered, how)})
+
+    def limited(self, count: int) -> Instrument:
+        """The same instrument over its first prompts only, judge's gold prompts included."""
+        short = self.asking(self.asked[:count], f"limit={count}")
+        return short.model_copy(update={"gold": self.gold[:count]})
+
+    def judged_by(self, how: str, **fields: object) -> Instrument:
+        """The same instrument with fields of its judge changed."""
+        judge = JudgeSpec.model_validate({**self.judge.model_dump(), **fields})
+        return self.model_copy(update={"judge": judge, "altered": (*self.altered, how)})
+
+    def with_judge_at(self, revision: str) -> Instrument:
+        """The same instrument with its judge resolved to exact weights."""
+        return self.model_copy(update={"judge_revision": revision})
+
+
+def load_instrument(name: str, data: Path = DATA, pins: Path | None = None) -> Instrument:
+    """Load an instrument by name (bundled) or from a `.toml` file of your own.
+
+    A file may name prompt sets and rubrics that are bundled, or paths beside itself.
+
+    Raises:
+        InstrumentError: unknown name, unknown or wrong key, a pinned file that was edited; names the file.
+    """
+    file = Path(name) if name.endswith(".toml") else data / "instruments" / f"{name}.toml"
+    if not file.is_file():
+        known = ", ".join(sorted(f.stem for f in (data / "instruments").glob("*.toml")))
+        raise InstrumentError("instrument.unknown", name=name, known=known)
+    raw = _toml(file)
+    prompts_file = _beside(file, str(_get(raw, "prompts", "set", file)), ".jsonl") or bundled(
+        str(_get(raw, "prompts", "set", file)), data
+    )
+    rubric_name = str(_get(raw, "judge", "rubric", file))
+    folder = _beside(file, rubric_name, "") or data / "rubrics" / rubric_name
+    check_pins([file, prompts_file, *(rubric_files(folder) if folder.is_dir() else [])], data, pins)
+    rubric = load_rubric(folder)
+    every = read_prompts(prompts_file, strict=True)
+    split = raw["prompts"].get("split", "all") if isinstance(raw["prompts"], dict) else "all"
+    asked = select(every, split)
+    try:
+        return Instrument.model_validate({**raw, "rubric": rubric, "asked": asked, "gold": asked})
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        kind = "unknown_key" if first["type"] == "extra_forbidden" else "bad_key"
+        raise InstrumentError(f"instrument.{kind}", file=file, field=key, reason=first["msg"]) from error
+
+
+def instrument_names(data: Path = DATA) -> list[str]:
+    """Names of the bundled instruments."""
+    return sorted(f.stem for f in (data / "instruments").glob("*.toml"))
+
+
+def check_pins(files: list[Path], data: Path = DATA, pins: Path | None = None) -> None:
+    """Refuse a pinned file that changed. Files outside `data` carry no pin.
+
+    Raises:
+        InstrumentError: names the file.
+    """
+    known = _read_pins(pins or data / "pins.json")
+    for file in files:
+        if not file.resolve().is_relative_to(data.resolve()):
+            continue
+        relative = file.resolve().relative_to(data.resolve()).as_posix()
+        if relative in known and known[relative] != file_digest(file):
+            raise InstrumentError("instrument.pin_mismatch", file=file)
+
+
+def pin(data: Path = DATA) -> list[str]:
+    """Pin every data file that has no pin yet; returns their names.
+
+    Raises:
+        InstrumentError: a file that is pinned already was edited.
+    """
+    files = sorted(f for folder in ("instruments", "prompts", "rubrics") for f in (data / folder).rglob("*.*"))
+    check_pins(files, data)
+    known = _read_pins(data / "pins.json")
+    fresh = {f.relative_to(data).as_posix(): file_digest(f) for f in files}
+    (data / "pins.json").write_text(json.dumps({**known, **fresh}, indent=1, sort_keys=True) + "\n")
+    return sorted(set(fresh) - set(known))
+
+
+def file_digest(file: Path) -> str:
+    """SHA-256 of a text file with line ends as `\\n`, so that a checkout with CRLF is still the same file."""
+    return hashlib.sha256(file.read_bytes().replace(b"\r\n", b"\n")).hexdigest()
+
+
+def _read_pins(file: Path) -> dict[str, str]:
+    return dict(json.loads(file.read_text())) if file.is_file() else {}
+
+
+def _toml(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8-sig"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InstrumentError("instrument.bad_toml", file=file, reason=error) from error
+
+
+def _get(raw: dict[str, Any], table: str, key: str, file: Path) -> object:
+    section = raw.get(table)
+    if not isinstance(section, dict) or key not in section:
+        raise InstrumentError("instrument.bad_key", file=file, field=f"{table}.{key}", reason="missing")
+    return section[key]
+
+
+def _beside(file: Path, name: str, suffix: str) -> Path | None:
+    candidate = file.parent / f"{name}{suffix}"
+    return candidate if candidate.exists() else None

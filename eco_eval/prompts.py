@@ -1,0 +1,156 @@
+"""Prompt sets: load, check, split, digest."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from eco_eval.errors import DataError, InputError
+from eco_eval.types import Prompt, Split, digest
+
+EVAL_SHARE = 0.4
+"""Share of groups held out for scores; the rest trains judges and models."""
+
+TEXT_COLUMNS = ("text", "prompt", "prompt_es", "pregunta", "instruction", "question")
+"""Column names under which a foreign file may hold its prompts, in order of preference."""
+
+
+def split_of(group: str) -> Split:
+    """Which split a group belongs to: a stable hash of its name, so that adding prompts moves none."""
+    fraction = int(hashlib.sha256(f"eco-eval split 1:{group}".encode()).hexdigest()[:8], 16) / 2**32
+    return "eval" if fraction < EVAL_SHARE else "train"
+
+
+def select(prompts: Iterable[Prompt], split: Split | Literal["all"]) -> tuple[Prompt, ...]:
+    """The prompts of one split, in their order."""
+    return tuple(p for p in prompts if split in ("all", split_of(p.group)))
+
+
+def prompts_digest(prompts: Sequence[Prompt]) -> str:
+    """Digest of what is asked: ids and texts, in order."""
+    return digest([[p.id, p.text] for p in prompts])
+
+
+def read_prompts(file: Path, *, strict: bool = False) -> tuple[Prompt, ...]:
+    """Prompts from JSONL (`.jsonl`, `.ndjson`) or CSV/TSV; BOM, CRLF, and any Unicode normal form are fine.
+
+    Args:
+        file: the file.
+        strict: every line is a complete `Prompt` record and nothing else, as in our own sets. Otherwise only a text
+            column is needed (see TEXT_COLUMNS), columns without meaning to us are left out, and a prompt without id
+            is called `row-<n>`.
+
+    Raises:
+        DataError: names the file, the line and the field.
+    """
+    rows = _csv_rows(file) if file.suffix.lower() in (".csv", ".tsv") else _json_rows(file)
+    prompts = tuple(_prompt(row, file, line, number, strict) for number, (line, row) in enumerate(rows))
+    if not prompts:
+        raise DataError("data.empty", file=file)
+    seen: dict[str, int] = {}
+    for number, prompt in enumerate(prompts, 1):
+        if prompt.id in seen:
+            raise DataError("data.duplicate_id", file=file, id=prompt.id, first=seen[prompt.id], again=number)
+        seen[prompt.id] = number
+    return prompts
+
+
+def _read_text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except FileNotFoundError as error:
+        raise DataError("data.no_file", file=file) from error
+    except UnicodeDecodeError as error:
+        line = file.read_bytes()[: error.start].count(b"\n") + 1
+        raise DataError("data.not_utf8", file=file, line=line) from error
+    except OSError as error:
+        raise DataError("data.unreadable", file=file, reason=error.strerror or error) from error
+
+
+def _json_rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    # Only "\n" ends a line: str.splitlines would also cut at U+2028 inside a text.
+    for line, text in enumerate(_read_text(file).split("\n"), 1):
+        if not text.strip():
+            continue
+        try:
+            row = json.loads(text)
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise DataError("data.bad_json", file=file, line=line, reason=error) from error
+        if not isinstance(row, dict):
+            raise DataError("data.not_object", file=file, line=line)
+        yield line, row
+
+
+def _csv_rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    text = _read_text(file)
+    header = text.partition("\n")[0]
+    delimiter = max("\t;,", key=header.count)
+    csv.field_size_limit(2**31 - 1)
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    try:
+        for row in reader:
+            if None in row:
+                raise DataError("data.extra_cells", file=file, line=reader.line_num)
+            yield reader.line_num, {k.strip(): v for k, v in row.items() if k and v not in (None, "")}
+    except csv.Error as error:
+        raise DataError("data.bad_csv", file=file, line=reader.line_num, reason=error) from error
+
+
+def _prompt(row: dict[str, Any], file: Path, line: int, number: int, strict: bool) -> Prompt:
+    if not strict:
+        row = _adapt(row, file, line, number)
+    try:
+        prompt = Prompt.model_validate({key: _nfc(value) for key, value in row.items()})
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise DataError("data.bad_field", file=file, line=line, field=field, reason=first["msg"]) from error
+    if not prompt.text.strip():
+        raise DataError("data.bad_field", file=file, line=line, field="text", reason="empty")
+    return prompt
+
+
+def _adapt(row: dict[str, Any], file: Path, line: int, number: int) -> dict[str, Any]:
+    lower = {key.lower(): value for key, value in row.items()}
+    column = next((name for name in TEXT_COLUMNS if lower.get(name) not in (None, "")), None)
+    if column is None:
+        raise DataError("data.no_text", file=file, line=line, columns=", ".join(TEXT_COLUMNS))
+    text = lower[column]
+    if not isinstance(text, str):
+        raise DataError("data.bad_field", file=file, line=line, field=column, reason="not a text")
+    name = lower.get("id", lower.get("promptid"))
+    identifier = f"row-{number}" if name is None else str(name)
+    adapted: dict[str, Any] = {"id": identifier, "group": str(lower.get("group", identifier)), "text": text}
+    for key in ("lang", "variety", "best", "ambivalent", "worst"):
+        if isinstance(lower.get(key), str):
+            adapted[key] = lower[key]
+    return adapted
+
+
+def _nfc(value: object) -> object:
+    if isinstance(value, str):
+        return unicodedata.normalize("NFC", value)
+    if isinstance(value, list):
+        return [_nfc(item) for item in value]
+    return value
+
+
+def bundled(name: str, data: Path) -> Path:
+    """The file of a bundled prompt set.
+
+    Raises:
+        InputError: there is no set of that name; names those there are.
+    """
+    file = data / "prompts" / f"{name}.jsonl"
+    if not file.is_file():
+        known = ", ".join(sorted(f.stem for f in (data / "prompts").glob("*.jsonl")))
+        raise InputError("prompts.unknown", name=name, known=known)
+    return file

@@ -1,0 +1,72 @@
+"""Where this process runs. The only reader of the environment; nothing here changes a score."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal, get_args
+
+from pydantic import Field
+
+from eco_eval.errors import InputError
+from eco_eval.types import Record
+
+Lang = Literal["es", "en"]
+
+PREFIX = "ECO_EVAL_"
+
+
+class Settings(Record):
+    """Settings of one process, each from an `ECO_EVAL_…` variable of the same name in capitals.
+
+    lang: language of messages, `es` or `en`.
+    data_dir: the store, a local directory.
+    cache_dir: trained demo models; safe to delete.
+    judge_key, candidate_key: API keys of endpoints; never shown, never passed to a child process.
+    vllm_args: extra options for `vllm serve`, for instance `--tensor-parallel-size 2`.
+    start_timeout: seconds a model server may take to start.
+    timeout: seconds one request to a model server may take.
+    concurrency: requests in flight to an endpoint.
+    environ: the process environment, for the allow-list that child processes get.
+    """
+
+    lang: Lang = "es"
+    data_dir: Path = Path("leaderboard_data")
+    cache_dir: Path = Path(".cache/eco-eval")
+    judge_key: str | None = Field(default=None, repr=False)
+    candidate_key: str | None = Field(default=None, repr=False)
+    vllm_args: tuple[str, ...] = ()
+    start_timeout: float = Field(default=900.0, gt=0)
+    timeout: float = Field(default=120.0, gt=0)
+    concurrency: int = Field(default=16, gt=0)
+    environ: dict[str, str] = Field(default_factory=dict, repr=False)
+
+    @property
+    def models_dir(self) -> Path:
+        """Where models trained by this project on this machine are kept."""
+        return self.cache_dir / "models"
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None) -> Settings:
+        """Read the settings.
+
+        Raises:
+            InputError: a variable has a value that cannot be used; names it.
+        """
+        env = dict(os.environ if environ is None else environ)
+        values: dict[str, object] = {"environ": env}
+        for name in cls.model_fields:
+            raw = env.get(PREFIX + name.upper(), "").strip()
+            if raw and name != "environ":
+                values[name] = shlex.split(raw) if name == "vllm_args" else raw
+        try:
+            return cls.model_validate(values)
+        except ValueError as error:
+            field = str(getattr(error, "errors", lambda: [{"loc": ["?"]}])()[0]["loc"][0])
+            shown = "…" if field.endswith("_key") else env.get(PREFIX + field.upper(), "")
+            raise InputError("settings.bad_value", variable=PREFIX + field.upper(), value=shown) from error
+
+
+LANGS: tuple[Lang, ...] = get_args(Lang)

@@ -1,0 +1,154 @@
+"""A growing set of records that survives a crash: shards while it grows, one Parquet file when it is whole."""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+import uuid
+from collections.abc import Sequence
+from typing import Any, Generic, TypeVar
+
+from pydantic import BaseModel, TypeAdapter
+
+from eco_eval.errors import StoreError
+from eco_eval.store.base import Store
+
+RecordT = TypeVar("RecordT", bound=BaseModel)
+
+
+class Table(Generic[RecordT]):
+    """Records with a `prompt_id`, kept at `path` (ending in `.parquet`).
+
+    While the table grows, records are saved in shards beside it: after at most a second, and after at most a
+    hundredth of the time spent so far, so that a long run does not drown in small files. `finish` writes the one
+    file and removes the shards. Opened again after a crash, it knows every record that was saved.
+    """
+
+    def __init__(self, store: Store, path: str, kind: Any, meta: dict[str, str] | None = None) -> None:
+        self._store = store
+        self._path = path
+        self._adapter: TypeAdapter[RecordT] = TypeAdapter(kind)
+        self._fields = list(dict.fromkeys(_field_names(kind)))
+        self.meta = dict(meta or {})
+        self._pending: list[RecordT] = []
+        self._started = self._flushed = time.monotonic()
+        self.records: dict[str, RecordT] = {}
+        whole = store.read(path)
+        self.finished = whole is not None
+        for data in [whole[0]] if whole else [self._shard(p) for p in store.list(self._shards)]:
+            self._load(data)
+
+    @property
+    def _shards(self) -> str:
+        return f"{self._path.removesuffix('.parquet')}.shards/"
+
+    def _shard(self, path: str) -> bytes:
+        found = self._store.read(path)
+        return found[0] if found else b""
+
+    def _load(self, data: bytes) -> None:
+        if not data:
+            return
+        records, meta = from_parquet(data, self._adapter, self._path)
+        self.meta.update(meta)
+        for record in records:
+            self.records.setdefault(record.prompt_id, record)  # type: ignore[attr-defined]
+
+    def add(self, record: RecordT) -> None:
+        """Keep one more record; saved within a second or so."""
+        self.records[record.prompt_id] = record  # type: ignore[attr-defined]
+        self._pending.append(record)
+        now = time.monotonic()
+        if now - self._flushed > max(1.0, (now - self._started) / 100):
+            self.flush()
+
+    def flush(self) -> None:
+        """Save what is pending."""
+        if self._pending:
+            name = f"{self._shards}{time.time_ns():020d}-{uuid.uuid4().hex[:8]}.parquet"
+            self._store.write(name, to_parquet(self._pending, self._fields, self.meta))
+            self._pending = []
+        self._flushed = time.monotonic()
+
+    def finish(self, order: Sequence[str]) -> list[RecordT]:
+        """Write the whole table in the given order of prompt ids and drop the shards."""
+        whole = [self.records[key] for key in order]
+        if not self.finished:
+            self._store.write(self._path, to_parquet(whole, self._fields, self.meta))
+            self.finished = True
+        for shard in self._store.list(self._shards):
+            self._store.delete(shard)
+        self._pending = []
+        return whole
+
+
+def to_parquet(records: Sequence[BaseModel], fields: Sequence[str], meta: dict[str, str]) -> bytes:
+    """Records as Parquet bytes: one text, number or JSON column a field; the same records give the same bytes."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = [record.model_dump(mode="json") for record in records]
+    columns = {name: [row.get(name) for row in rows] for name in fields}
+    as_json = [name for name, cells in columns.items() if any(_is_nested(cell) for cell in cells)]
+    for name in as_json:
+        columns[name] = [None if c is None else json.dumps(c, ensure_ascii=False) for c in columns[name]]
+    table = pa.table({name: pa.array(cells, type=_arrow_type(cells)) for name, cells in columns.items()})
+    table = table.replace_schema_metadata(
+        {"eco_eval": json.dumps(meta, sort_keys=True), "json_columns": json.dumps(as_json)}
+    )
+    out = io.BytesIO()
+    pq.write_table(table, out)
+    return out.getvalue()
+
+
+def from_parquet(
+    data: bytes, adapter: TypeAdapter[RecordT], path: str
+) -> tuple[list[RecordT], dict[str, str]]:
+    """Records and metadata from what `to_parquet` wrote.
+
+    Raises:
+        StoreError: the bytes are not such a table.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(io.BytesIO(data))
+        metadata = table.schema.metadata or {}
+        meta = json.loads(metadata.get(b"eco_eval", b"{}"))
+        as_json = set(json.loads(metadata.get(b"json_columns", b"[]")))
+        rows = [
+            {k: json.loads(v) if k in as_json else v for k, v in row.items() if v is not None}
+            for row in table.to_pylist()
+        ]
+        return [adapter.validate_python(row) for row in rows], meta
+    except (pa.ArrowException, ValueError, OSError) as error:
+        raise StoreError("store.corrupt", path=path, reason=str(error).splitlines()[0]) from error
+
+
+def _field_names(kind: Any) -> list[str]:
+    import typing
+
+    members = [kind] if hasattr(kind, "model_fields") else typing.get_args(typing.get_args(kind)[0])
+    return [name for member in members for name in member.model_fields]
+
+
+def _is_nested(cell: object) -> bool:
+    """Whether a cell goes into JSON text: anything but a scalar or a list of numbers."""
+    return isinstance(cell, dict) or (
+        isinstance(cell, list) and not all(isinstance(x, int | float) for x in cell)
+    )
+
+
+def _arrow_type(cells: Sequence[object]) -> Any:
+    import pyarrow as pa
+
+    kinds = {type(cell) for cell in cells if cell is not None}
+    if kinds <= {bool} and kinds:
+        return pa.bool_()
+    if kinds <= {int} and kinds:
+        return pa.int64()
+    if kinds <= {int, float} and kinds:
+        return pa.float64()
+    return pa.list_(pa.float64()) if kinds == {list} else pa.string()
