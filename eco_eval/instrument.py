@@ -161,6 +161,12 @@ def instrument_names(data: Path = DATA) -> list[str]:
     return sorted(f.stem for f in (data / "instruments").glob("*.toml"))
 
 
+def gold_prompts(instrument: str) -> dict[str, str]:
+    """Texts of the prompts of a bundled instrument by id, for showing; empty for instruments of your own."""
+    name = instrument.partition(" ")[0]
+    return {p.id: p.text for p in load_instrument(name).gold} if name in instrument_names() else {}
+
+
 def check_pins(files: list[Path], data: Path = DATA, pins: Path | None = None) -> None:
     """Refuse a pinned file that changed. Files outside `data` carry no pin.
 

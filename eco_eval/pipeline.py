@@ -15,10 +15,13 @@ from datetime import UTC, datetime
 
 from eco_eval import __version__, scoring
 from eco_eval.answering import OpenEngine, answer, answers_path
+from eco_eval.candidates import resolve
+from eco_eval.engines import EngineName, open_engine
 from eco_eval.errors import InputError, StoreError
 from eco_eval.instrument import Instrument
 from eco_eval.judging import Sheet, judge, judgements_path
-from eco_eval.store import Store
+from eco_eval.settings import Settings
+from eco_eval.store import Store, Table
 from eco_eval.types import (
     Agreement,
     Answer,
@@ -30,6 +33,7 @@ from eco_eval.types import (
     Provenance,
     Result,
     Submission,
+    digest,
     no_progress,
 )
 
@@ -106,6 +110,59 @@ def submit(model: ModelRef, instrument: Instrument, system_prompt: str | None = 
     )
 
 
+def resolve_judge(instrument: Instrument, settings: Settings) -> tuple[Instrument, ModelRef]:
+    """The instrument with its judge at exact weights, and those weights.
+
+    Raises:
+        InputError: the judge was not trained here yet, or cannot be used as it is.
+        EngineError: the Hub cannot be reached.
+    """
+    spec = instrument.judge
+    if spec.source == "endpoint":
+        ref = ModelRef(name=spec.model, source="endpoint", revision=digest(["endpoint", spec.model])[:40])
+    elif spec.source == "trained":
+        folder = settings.models_dir / spec.model
+        if not (folder / "config.json").is_file():
+            raise InputError("judge.not_trained", judge=spec.model, folder=folder)
+        ref = resolve(str(folder))
+    else:
+        ref = resolve(f"{spec.model}@{spec.revision}" if spec.revision else spec.model)
+    return instrument.with_judge_at(ref.revision), ref
+
+
+def open_engines(
+    submission: Submission,
+    instrument: Instrument,
+    judge_ref: ModelRef,
+    settings: Settings,
+    *,
+    engine: EngineName = "transformers",
+    url: str | None = None,
+    judge_url: str | None = None,
+) -> Engines:
+    """How to open the two engines of a submission on this machine; nothing starts yet."""
+    return Engines(
+        candidate=lambda: open_engine(
+            engine,
+            submission.model,
+            settings,
+            context=instrument.answer.context,
+            dtype=submission.model.dtype,
+            url=url,
+            key=settings.candidate_key,
+        ),
+        judge=lambda: open_engine(
+            instrument.judge.engine,
+            judge_ref,
+            settings,
+            context=instrument.judge.context,
+            dtype=instrument.judge.dtype,
+            url=judge_url,
+            key=settings.judge_key,
+        ),
+    )
+
+
 def read_result(store: Store, result_id: str) -> Result | None:
     """A kept result.
 
@@ -171,8 +228,6 @@ def judge_agreement(
 def _anchor(
     role: str, instrument: Instrument, prompts: tuple[Prompt, ...], answers: tuple[Answer, ...]
 ) -> Sheet:
-    from eco_eval.types import digest
-
     key = digest([instrument.asked_digest, [a.text for a in answers]])[:40]
     return Sheet(model=f"anchor-{role}", key=key, prompts=prompts, answers=answers)
 
@@ -186,8 +241,6 @@ def _keep(result: Result, sheet: Sheet, store: Store) -> None:
     if result.is_anchor:
         if store.read(f"results/{result.id}.json") is not None:
             return
-        from eco_eval.store import Table
-
         table: Table[Answer] = Table(store, result.answers_path, Answer)
         for written in sheet.answers:
             table.add(written)

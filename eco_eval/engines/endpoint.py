@@ -6,10 +6,11 @@ import json
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from eco_eval.engines import chat, labels
-from eco_eval.errors import EngineError, InputError
+from eco_eval.engines import chat
+from eco_eval.engines.labels import TokenChoice, first_token_scores
+from eco_eval.errors import EcoEvalError, EngineError, InputError
 from eco_eval.types import Completion, Conversation, Decoding, EngineInfo, Failure, LabelScores
 
 if TYPE_CHECKING:
@@ -49,11 +50,17 @@ def run_concurrently(
         executor.shutdown(wait=False, cancel_futures=True)
 
 
+def remaining(conversations: Sequence[Conversation], skip: Collection[int]) -> list[int]:
+    """The indices to work on."""
+    known = set(skip)
+    return [index for index in range(len(conversations)) if index not in known]
+
+
 class ApiClient:
     """Posts JSON to one OpenAI-compatible server; retries, and translates every failure here and only here.
 
-    The SDK retries 408, 409, 429, 5xx, timeouts and lost connections, waiting 0.5 s doubled up to 8 s, or what
-    `Retry-After` says (seconds or a date) up to 120 s; a server asking for more is not retried.
+    The SDK retries 408, 409, 429, 5xx, timeouts and lost connections, waiting 0.5 s doubled up to 8 s, or as
+    long as `Retry-After` says (seconds or a date) up to 120 s; a server asking for more is not retried.
 
     Raises:
         InputError: the address or the key cannot be one.
@@ -100,8 +107,8 @@ class ApiClient:
         """Stop: requests under way end with their answer or their timeout and are not retried."""
         self._sdk.close()
 
-    def post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any] | Failure:
-        """Post a request and return the server's reply, which has at least one choice.
+    def post(self, path: str, body: Mapping[str, Any], field: str) -> dict[str, Any] | Failure:
+        """Post a request and return the server's reply, whose first choice has the field named.
 
         Returns:
             The reply, or a `Failure` where the server refused this one request.
@@ -116,42 +123,50 @@ class ApiClient:
         try:
             response = self._sdk.post(path, cast_to=httpx2.Response, body=dict(body))
         except openai.APIError as error:
-            return self._translate(error)
+            refusal = self._refusal(error)
+            if refusal is not None:
+                return refusal
+            # A server may echo the key in its message, and a cause is printed with its message.
+            leaks = self._key is not None and self._key in str(error)
+            raise self._error(error) from (None if leaks else error)
         try:
-            reply = json.loads(response.content)
-            if isinstance(reply["choices"][0], dict):
-                return dict(reply)
-        except (ValueError, TypeError, LookupError, RecursionError):
-            pass
-        raise EngineError("endpoint.not_openai", url=self.url, got=self._quote(response.text, _GOT))
+            reply: dict[str, Any] = json.loads(response.content)
+            if not isinstance(reply["choices"][0][field], dict | list):
+                raise TypeError(field)
+        except (ValueError, TypeError, LookupError, RecursionError) as error:
+            got = self._quote(response.text, _GOT)
+            raise EngineError("endpoint.not_openai", url=self.url, got=got) from error
+        return reply
 
-    def _translate(self, error: openai.APIError) -> Failure:
+    def _refusal(self, error: openai.APIError) -> Failure | None:
+        """The failure of one conversation, or None where the server as a whole fails."""
         import openai
 
-        # A server may echo the key in its message, and a cause is printed with its message.
-        cause = None if self._key and self._key in f"{error}{error.body}" else error
-        if isinstance(error, openai.APITimeoutError):
-            raise EngineError("endpoint.slow", retryable=True, url=self.url, seconds=self._timeout) from cause
-        if not isinstance(error, openai.APIStatusError):
-            raise EngineError("endpoint.down", retryable=True, url=self.url) from cause
-        status = error.status_code
-        if status in (400, 413, 422):
-            message = error.body.get("message") if isinstance(error.body, dict) else None
-            detail = self._quote(str(message or error.message), _DETAIL)
-            return Failure(cause="too_long" if _is_too_long(status, detail) else "rejected", detail=detail)
-        self._raise_status(status, error.response, cause)
+        if not isinstance(error, openai.APIStatusError) or error.status_code not in (400, 413, 422):
+            return None
+        message = error.body.get("message") if isinstance(error.body, dict) else None
+        detail = self._quote(message if isinstance(message, str) else error.response.text, _DETAIL)
+        is_too_long = error.status_code == 413 or _TOO_LONG.search(detail)
+        return Failure(cause="too_long" if is_too_long else "rejected", detail=detail)
 
-    def _raise_status(self, status: int, response: httpx2.Response, cause: Exception | None) -> NoReturn:
+    def _error(self, error: openai.APIError) -> EcoEvalError:
+        import openai
+
+        if isinstance(error, openai.APITimeoutError):
+            return EngineError("endpoint.slow", retryable=True, url=self.url, seconds=self._timeout)
+        if not isinstance(error, openai.APIStatusError):
+            return EngineError("endpoint.down", retryable=True, url=self.url)
+        status = error.status_code
         if status in (401, 403):
-            raise InputError("endpoint.auth", url=self.url) from cause
+            return InputError("endpoint.auth", url=self.url)
         if status == 404:
-            raise InputError("endpoint.no_model", url=self.url, model=self._model) from cause
+            return InputError("endpoint.no_model", url=self.url, model=self._model)
         if status < 400:
             # Followed, a redirection would carry conversations to a server nobody named.
-            got = self._quote(f"HTTP {status} {response.headers.get('location', '')}", _GOT)
-            raise EngineError("endpoint.not_openai", url=self.url, got=got) from cause
+            got = self._quote(f"HTTP {status} {error.response.headers.get('location', '')}", _GOT)
+            return EngineError("endpoint.not_openai", url=self.url, got=got)
         retryable = status in _TRANSIENT or status >= 500
-        raise EngineError("endpoint.failing", retryable=retryable, url=self.url, status=status) from cause
+        return EngineError("endpoint.failing", retryable=retryable, url=self.url, status=status)
 
     def _quote(self, text: str, length: int) -> str:
         return (text.replace(self._key, "***") if self._key else text)[:length]
@@ -160,13 +175,14 @@ class ApiClient:
 def _address(base_url: str) -> httpx2.URL:
     import httpx2
 
+    # What is shown of an address holds neither a password nor a query.
+    refusal = InputError("endpoint.bad_url", url=base_url.rpartition("@")[2].partition("?")[0])
     try:
         address = httpx2.URL(base_url)
     except httpx2.InvalidURL:
-        raise InputError("endpoint.bad_url", url=base_url) from None
+        raise refusal from None
     if address.scheme not in ("http", "https") or not address.host or address.userinfo or address.query:
-        shown = base_url if not address.userinfo else base_url.rpartition("@")[2]
-        raise InputError("endpoint.bad_url", url=shown.partition("?")[0])
+        raise refusal
     return address
 
 
@@ -181,17 +197,14 @@ def _is_loopback(host: str) -> bool:
     return host in ("localhost", "::1") or host.startswith("127.")
 
 
-def _is_too_long(status: int, message: str) -> bool:
-    return status == 413 or bool(_TOO_LONG.search(message))
-
-
 class EndpointEngine:
     """An engine over the chat completions of any OpenAI-compatible server.
 
     Args:
         model: the name the server knows the model by.
         base_url: the address up to and including `/v1`.
-        api_key: sent as a bearer token; None sends none. The process environment is never consulted.
+        api_key: sent as a bearer token; None sends none. Of the process environment only a proxy and its
+            certificates are used, and those not for a server on this machine.
         concurrency: most requests under way at a time.
         timeout: seconds to wait for one reply.
         max_retries: attempts after the first.
@@ -250,7 +263,7 @@ class EndpointEngine:
         self, conversations: Sequence[Conversation], decoding: Decoding, skip: Collection[int] = ()
     ) -> Iterator[tuple[int, Completion | Failure]]:
         """Continue each conversation with one assistant message; see `Engine`."""
-        wanted = {
+        wanted: dict[str, Any] = {
             "temperature": decoding.temperature,
             "seed": decoding.seed,
             "max_tokens": decoding.max_tokens,
@@ -262,14 +275,14 @@ class EndpointEngine:
             reply = self._ask(conversations[index], wanted)
             return reply if isinstance(reply, Failure) else _read_message(reply)
 
-        return run_concurrently(work, _remaining(conversations, skip), self._concurrency)
+        return run_concurrently(work, remaining(conversations, skip), self._concurrency)
 
     def score_labels(
         self, conversations: Sequence[Conversation], labels: Sequence[str], skip: Collection[int] = ()
     ) -> Iterator[tuple[int, LabelScores | Failure]]:
         """The probability of each label, read from the first tokens' alternatives; see `Engine`.
 
-        A server without log-probabilities makes a constrained choice instead, and is not asked for them again.
+        A server without log-probabilities makes a constrained choice instead, and is asked no more for them.
         """
 
         def work(index: int) -> LabelScores | Failure:
@@ -281,4 +294,85 @@ class EndpointEngine:
                 self._gives_logprobs = False
             return choice
 
-        return run_concurrently(work, _remaining(conversations, skip), self._concurrency)
+        return run_concurrently(work, remaining(conversations, skip), self._concurrency)
+
+    def _ask(self, conversation: Conversation, wanted: Mapping[str, Any]) -> dict[str, Any] | Failure:
+        messages = [message.model_dump() for message in conversation]
+        body = {"model": self._model, "messages": messages, **wanted, **self._extra}
+        given = {name: value for name, value in body.items() if value is not None}
+        return self._client.post("/chat/completions", given, "message")
+
+    def _score(self, conversation: Conversation, labels: Sequence[str]) -> LabelScores | Failure | None:
+        """None where the server gives no log-probabilities."""
+        reply = self._ask(
+            conversation,
+            {"temperature": 0.0, "max_tokens": _LABEL_TOKENS, "logprobs": True, "top_logprobs": 20},
+        )
+        if isinstance(reply, Failure):
+            return None if "logprobs" in reply.detail else reply
+        choices = _token_choices(reply["choices"][0])
+        if choices is None:
+            return None
+        written = "".join(choice.token for choice in choices)
+        return first_token_scores(labels, choices) or Failure(cause="unreadable", detail=written[:_DETAIL])
+
+    def _choose(self, conversation: Conversation, labels: Sequence[str]) -> LabelScores | Failure:
+        schema = {
+            "type": "object",
+            "properties": {"label": {"type": "string", "enum": list(labels)}},
+            "required": ["label"],
+            "additionalProperties": False,
+        }
+        wanted = {"max_tokens": _CHOICE_TOKENS, "response_format": _response_format("choice", schema)}
+        reply = self._ask(conversation, {"temperature": 0.0, **wanted})
+        completion = reply if isinstance(reply, Failure) else _read_message(reply)
+        if isinstance(completion, Failure):
+            return completion
+        try:
+            label = json.loads(completion.text)["label"]
+        except (ValueError, TypeError, LookupError, RecursionError):
+            label = None
+        if label not in labels:
+            return Failure(cause="unreadable", detail=completion.text[:_DETAIL])
+        return LabelScores(label=label, probabilities=None, mass=None, source="hard")
+
+
+def _response_format(name: str, schema: Mapping[str, Any]) -> dict[str, Any]:
+    return {"type": "json_schema", "json_schema": {"name": name, "schema": schema, "strict": True}}
+
+
+def _read_message(reply: Mapping[str, Any]) -> Completion | Failure:
+    choice = reply["choices"][0]
+    message, reason = choice["message"], choice.get("finish_reason")
+    if reason == "content_filter":
+        return Failure(cause="rejected", detail=reason)
+    completion = chat.read_completion(
+        _text(message.get("content")) or _text(message.get("refusal")),
+        truncated=reason == "length",
+        tokens=(reply.get("usage") or {}).get("completion_tokens") or 0,
+    )
+    apart = _text(message.get("reasoning_content")) or _text(message.get("reasoning"))
+    thoughts = [thought for thought in (apart.strip(), completion.reasoning) if thought]
+    return completion.model_copy(update={"reasoning": "\n\n".join(thoughts) or None})
+
+
+def _text(content: object) -> str:
+    """The text of a message's content, which some servers give as a list of parts."""
+    parts = content if isinstance(content, list) else [{"text": content}]
+    texts = [part.get("text") for part in parts if isinstance(part, dict)]
+    return "".join(text for text in texts if isinstance(text, str))
+
+
+def _token_choices(choice: Mapping[str, Any]) -> list[TokenChoice] | None:
+    """The tokens of a reply with their alternatives; None where the server gives none in this form."""
+    try:
+        return [_token_choice(token) for token in choice["logprobs"]["content"]]
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _token_choice(token: Mapping[str, Any]) -> TokenChoice:
+    alternatives = tuple((str(other["token"]), float(other["logprob"])) for other in token["top_logprobs"])
+    if not alternatives:
+        raise ValueError("No alternatives.")
+    return TokenChoice(str(token["token"]), float(token["logprob"]), alternatives)

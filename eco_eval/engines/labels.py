@@ -1,29 +1,33 @@
-"""The probability of each label of a closed set, from next-token log-probabilities: the arithmetic, no model.
+"""The probability of each label of a closed set, from next-token log-probabilities: arithmetic, no model.
 
-A label is a sequence of tokens after the context, so the labels form a tree. The log-probability of a label is
-the sum along its path; every inner node of the tree is one question to the model: how likely is each of these
-tokens next?
+A label is a sequence of tokens after the context, so the labels form a tree. The log-probability of a label
+is the sum along its path; every inner node of the tree is one question to the model: how likely is each of
+these tokens next? Where a server shows only its likeliest tokens, `first_token_scores` reads what it can.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 from eco_eval.types import LabelScores
 
 TokenPath = tuple[int, ...]
 
+_OPENING = " \t\r\n\u2581\"'«“‘`"
+"""What a reply may write before a label: spaces (also SentencePiece's) and quotation marks."""
+
 
 def label_paths(
     encode: Callable[[str], list[int]], rendered: str, labels: Sequence[str]
 ) -> tuple[list[int], list[TokenPath]]:
-    """Split `rendered + label` into the tokens every label shares with `rendered`, and the rest of each label.
+    """Split `rendered + label` into the tokens every label shares with `rendered`, and the rest of each one.
 
     Each text is tokenised whole, because the end of `rendered` and the start of a label may merge into one
-    token: the context then ends before that token. A token that all labels begin with stays in their paths, so
-    that its probability counts in the mass.
+    token: the context then ends before that token. A token that all labels begin with stays in their paths,
+    so that its probability counts in the mass.
 
     Args:
         encode: text to token ids, adding no special tokens.
@@ -103,3 +107,54 @@ def label_scores(labels: Sequence[str], logprobs: Sequence[float]) -> LabelScore
         mass=min(1.0, math.exp(highest) * total),
         source="exact",
     )
+
+
+@dataclass(frozen=True)
+class TokenChoice:
+    """One token a server wrote, and the log-probabilities of its likeliest alternatives, itself included."""
+
+    token: str
+    logprob: float
+    alternatives: tuple[tuple[str, float], ...]
+
+
+def first_token_scores(labels: Sequence[str], choices: Sequence[TokenChoice]) -> LabelScores | None:
+    """Read label probabilities from the alternatives to the first tokens of a reply.
+
+    An alternative counts for the label it begins. One that begins several labels, or none, counts for
+    nothing, so the mass is a lower bound. After a token of only spaces or quotation marks the next one is
+    read too, weighted by the probability of having come so far.
+
+    Returns:
+        Scores with `source="logprobs"`, or None where no alternative begins a label or a number is NaN.
+    """
+    masses, reached = [0.0] * len(labels), 1.0
+    for choice in choices:
+        for token, logprob in choice.alternatives:
+            index = _label_begun(token, labels)
+            if index is not None:
+                masses[index] += reached * math.exp(min(logprob, 0.0))
+        if choice.token.strip(_OPENING):
+            break
+        reached *= math.exp(min(choice.logprob, 0.0))
+    total = math.fsum(masses)
+    if not math.isfinite(total) or total <= 0:
+        return None
+    return LabelScores(
+        label=labels[masses.index(max(masses))],
+        probabilities=tuple(mass / total for mass in masses),
+        mass=min(1.0, total),
+        source="logprobs",
+    )
+
+
+def _label_begun(token: str, labels: Sequence[str]) -> int | None:
+    text = token.lstrip(_OPENING).casefold()
+    wanted = [label.lstrip(_OPENING).casefold() for label in labels]
+    begun = [index for index, label in enumerate(wanted) if text and _begins(text, label)]
+    return begun[0] if len(begun) == 1 else None
+
+
+def _begins(text: str, label: str) -> bool:
+    """Whether a token begins a label, or is the whole label and what follows a word."""
+    return label.startswith(text) or (text.startswith(label) and not text[len(label)].isalnum())

@@ -53,7 +53,9 @@ class TransformersEngine:
     ) -> None:
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers.utils import logging
 
+        logging.disable_progress_bar()
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         self._batch_size = batch_size
         safe = {"trust_remote_code": False, "local_files_only": True}

@@ -1,0 +1,391 @@
+"""The command line: thin. Reads options, calls the pipeline, prints.
+
+Annotations are evaluated here, not postponed: Typer reads them inside `build_app`, where the help texts are known.
+"""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from eco_eval import __version__
+from eco_eval.errors import EcoEvalError, InputError
+from eco_eval.settings import Settings
+from eco_eval.ui.texts import Texts
+
+if TYPE_CHECKING:
+    from eco_eval.instrument import Instrument
+    from eco_eval.pipeline import Engines
+    from eco_eval.types import ModelRef, Progress, Result, Submission
+
+DEFAULT_INSTRUMENT = "eco-es-demo"
+
+
+def main() -> None:
+    """Entry point. Exit codes: 0 done, 2 something to fix in the input, 1 a stage broke, 130 interrupted."""
+    raise SystemExit(run_app(build_app, sys.argv[1:]))
+
+
+def run_app(build: Callable[[Settings, Texts], typer.Typer], arguments: list[str]) -> int:
+    """Run one command line and return its exit code."""
+    texts = Texts("es")
+    try:
+        settings = Settings.from_env()
+        texts = Texts(settings.lang)
+        return int(build(settings, texts)(arguments, standalone_mode=False) or 0)
+    except EcoEvalError as error:
+        print(texts.error(error), file=sys.stderr)
+        return 2 if isinstance(error, InputError) else 1
+    except (KeyboardInterrupt, typer.Abort):
+        print(texts("cli.interrupted"), file=sys.stderr)
+        return 130
+    except typer.TyperException as error:
+        show = getattr(error, "show", None)
+        show() if show else print(error, file=sys.stderr)
+        return int(getattr(error, "exit_code", 2))
+
+
+def build_app(settings: Settings, t: Texts) -> typer.Typer:
+    """The command line in one language."""
+    app = typer.Typer(
+        help=t("cli.help"), no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
+    )
+    _add_evaluate(app, settings, t)
+    _add_again(app, settings, t)
+    _add_reading(app, settings, t)
+    _add_rest(app, settings, t)
+    return app
+
+
+def _add_evaluate(app: typer.Typer, settings: Settings, t: Texts) -> None:
+    @app.command(help=t("cli.evaluate.help"))
+    def evaluate(
+        model: Annotated[str, typer.Argument(help=t("cli.evaluate.model"))],
+        instrument: Annotated[str, typer.Option(help=t("cli.opt.instrument"))] = DEFAULT_INSTRUMENT,
+        engine: Annotated[str, typer.Option(help=t("cli.opt.engine"))] = "transformers",
+        url: Annotated[str | None, typer.Option(help=t("cli.opt.url"))] = None,
+        dtype: Annotated[str | None, typer.Option(help=t("cli.opt.dtype"))] = None,
+        judge_model: Annotated[str | None, typer.Option(help=t("cli.opt.judge_model"))] = None,
+        judge_engine: Annotated[str | None, typer.Option(help=t("cli.opt.judge_engine"))] = None,
+        judge_url: Annotated[str | None, typer.Option(help=t("cli.opt.judge_url"))] = None,
+        system_prompt: Annotated[Path | None, typer.Option(help=t("cli.opt.system_prompt"))] = None,
+        limit: Annotated[int | None, typer.Option(min=1, help=t("cli.opt.limit"))] = None,
+        prompts: Annotated[Path | None, typer.Option(help=t("cli.opt.prompts"))] = None,
+        as_json: Annotated[bool, typer.Option("--json", help=t("cli.opt.json"))] = False,
+    ) -> None:
+        measure, judge_ref = _instrument(
+            settings, instrument, judge_model, judge_engine, judge_url, limit=limit, prompts=prompts
+        )
+        candidate = _candidate(model, engine, url, dtype)
+        from eco_eval.pipeline import open_engines, submit
+
+        submission = submit(candidate, measure, _system_prompt(system_prompt))
+        engines = open_engines(
+            submission,
+            measure,
+            judge_ref,
+            settings,
+            engine=_engine_name(engine),
+            url=url,
+            judge_url=judge_url,
+        )
+        _finish(submission, measure, engines, settings, t, as_json)
+
+
+def _add_again(app: typer.Typer, settings: Settings, t: Texts) -> None:
+    """`judge` and `score`: the later stages again, from what is kept."""
+
+    def again(
+        target: str,
+        instrument: str | None,
+        judges: tuple[str | None, str | None, str | None],
+        judgements: bool,
+        as_json: bool,
+    ) -> None:
+        from eco_eval.pipeline import forget, open_engines
+
+        kept = _one_result(target, settings)
+        name = instrument or kept.submission.instrument
+        measure, judge_ref = _instrument(settings, name, *judges)
+        submission = kept.submission.model_copy(
+            update={
+                "instrument": measure.name + "".join(f" [{change}]" for change in measure.altered),
+                "asked_digest": measure.asked_digest,
+                "measured_digest": measure.measured_digest,
+            }
+        )
+        if submission.asked_digest != kept.submission.asked_digest:
+            raise InputError("judge.asks_other", result=kept.id, instrument=name)
+        forget(submission, measure, _store(settings), judgements=judgements)
+        engines = open_engines(submission, measure, judge_ref, settings, judge_url=judges[2])
+        _finish(submission, measure, engines, settings, t, as_json)
+
+    @app.command(help=t("cli.judge.help"))
+    def judge(
+        result: Annotated[str, typer.Argument(help=t("cli.opt.result"))],
+        instrument: Annotated[str | None, typer.Option(help=t("cli.opt.instrument"))] = None,
+        judge_model: Annotated[str | None, typer.Option(help=t("cli.opt.judge_model"))] = None,
+        judge_engine: Annotated[str | None, typer.Option(help=t("cli.opt.judge_engine"))] = None,
+        judge_url: Annotated[str | None, typer.Option(help=t("cli.opt.judge_url"))] = None,
+        as_json: Annotated[bool, typer.Option("--json", help=t("cli.opt.json"))] = False,
+    ) -> None:
+        again(result, instrument, (judge_model, judge_engine, judge_url), True, as_json)
+
+    @app.command(help=t("cli.score.help"))
+    def score(
+        result: Annotated[str, typer.Argument(help=t("cli.opt.result"))],
+        as_json: Annotated[bool, typer.Option("--json", help=t("cli.opt.json"))] = False,
+    ) -> None:
+        again(result, None, (None, None, None), False, as_json)
+
+
+def _add_reading(app: typer.Typer, settings: Settings, t: Texts) -> None:
+    @app.command(help=t("cli.board.help"))
+    def board(as_json: Annotated[bool, typer.Option("--json", help=t("cli.opt.json"))] = False) -> None:
+        from eco_eval.board import build, load_results
+
+        results, broken = load_results(_store(settings))
+        for path in broken:
+            print(t("cli.broken_result", path=path), file=sys.stderr)
+        if as_json:
+            print(build(results).model_dump_json(indent=1))
+        else:
+            _print_board(results, settings, t)
+
+    @app.command(help=t("cli.show.help"))
+    def show(
+        result: Annotated[str, typer.Argument(help=t("cli.opt.result"))],
+        grade: Annotated[str | None, typer.Option(help=t("cli.opt.grade"))] = None,
+        as_json: Annotated[bool, typer.Option("--json", help=t("cli.opt.json"))] = False,
+    ) -> None:
+        from eco_eval.board import details
+        from eco_eval.instrument import gold_prompts
+        from eco_eval.ui.terminal import print_result
+
+        found = _one_result(result, settings)
+        pairs = details(_store(settings), found)
+        wanted = _grade_filter(grade, t)
+        kept = [(a, j) for a, j in pairs if wanted is None or getattr(j, "grade", None) == wanted]
+        if as_json:
+            rows = [{"answer": a.model_dump(), "judgement": j.model_dump(mode="json")} for a, j in kept]
+            _print_json({"result": found.model_dump(mode="json"), "answers": rows})
+        else:
+            print_result(found, kept, gold_prompts(found.submission.instrument), t)
+
+
+def _add_rest(app: typer.Typer, settings: Settings, t: Texts) -> None:
+    @app.command(name="app", help=t("cli.app.help"))
+    def serve(port: Annotated[int, typer.Option(help=t("cli.opt.port"))] = 7860) -> None:
+        from eco_eval.ui.site import launch
+
+        launch(settings, port=port)
+
+    @app.command(help=t("cli.demo.help"))
+    def demo(as_json: Annotated[bool, typer.Option("--json", help=t("cli.opt.json"))] = False) -> None:
+        _demo(settings, t, as_json)
+
+    @app.command(help=t("cli.pin.help"), hidden=True)
+    def pin() -> None:
+        from eco_eval.instrument import pin as pin_files
+
+        for name in pin_files():
+            print(name)
+
+    @app.command(help=t("cli.version.help"))
+    def version() -> None:
+        print(f"eco-eval {__version__}")
+
+
+DEMO_MODELS = ("toy-base", "toy-best")
+
+
+def _demo(settings: Settings, t: Texts, as_json: bool) -> None:
+    from eco_eval.pipeline import evaluate, open_engines, submit
+
+    measure, judge_ref = _instrument(settings, DEFAULT_INSTRUMENT, None, None, None)
+    results = []
+    for name in DEMO_MODELS:
+        folder = settings.models_dir / name
+        if not folder.is_dir():
+            raise InputError("demo.no_model", model=name, folder=folder)
+        submission = submit(_candidate(str(folder), "transformers", None, None), measure)
+        engines = open_engines(submission, measure, judge_ref, settings)
+        with _progress(t, name) as progress:
+            results.append(evaluate(submission, measure, engines, _store(settings), progress))
+    if as_json:
+        _print_json([result.model_dump(mode="json") for result in results])
+        return
+    from eco_eval.board import load_results
+
+    _print_board(load_results(_store(settings))[0], settings, t)
+    print(t("cli.demo.next", result=results[-1].id))
+
+
+def _instrument(
+    settings: Settings,
+    name: str,
+    judge_model: str | None,
+    judge_engine: str | None,
+    judge_url: str | None,
+    *,
+    limit: int | None = None,
+    prompts: Path | None = None,
+) -> "tuple[Instrument, ModelRef]":
+    """The instrument as the options alter it, its judge resolved to exact weights."""
+    from eco_eval.instrument import load_instrument
+    from eco_eval.pipeline import resolve_judge
+    from eco_eval.prompts import read_prompts
+
+    measure = load_instrument(name)
+    if prompts is not None:
+        measure = measure.asking(read_prompts(prompts), f"prompts={prompts.name}")
+    if limit is not None:
+        measure = measure.limited(limit)
+    if judge_url:
+        served = judge_model or measure.judge.model
+        measure = measure.judged_by(f"judge-url={served}", model=served, source="endpoint", engine="endpoint")
+    elif judge_model:
+        source = "local" if Path(judge_model).is_dir() else "hub"
+        measure = measure.judged_by(f"judge={Path(judge_model).name}", model=judge_model, source=source)
+    if judge_engine:
+        kind = _engine_name(judge_engine)
+        if kind == "endpoint" and not judge_url:
+            raise InputError("endpoint.no_url", option="--judge-url")
+        judge = measure.judge.model_copy(update={"engine": kind})
+        measure = measure.model_copy(update={"judge": judge})
+    return resolve_judge(measure, settings)
+
+
+def _candidate(model: str, engine: str, url: str | None, dtype: str | None) -> "ModelRef":
+    from eco_eval.candidates import resolve
+    from eco_eval.types import ModelRef, digest
+
+    kind = _engine_name(engine)
+    if kind == "endpoint":
+        if not url:
+            raise InputError("endpoint.no_url", option="--url")
+        return ModelRef(name=model, source="endpoint", revision=digest(["endpoint", url, model])[:40])
+    ref = resolve(model)
+    if dtype is None:
+        return ref
+    if dtype not in ("float32", "bfloat16", "float16"):
+        raise InputError("cli.bad_dtype", value=dtype)
+    return ref.model_copy(update={"dtype": dtype})
+
+
+def _engine_name(name: str) -> Any:
+    from typing import get_args
+
+    from eco_eval.engines import EngineName
+
+    if name not in get_args(EngineName):
+        raise InputError("engine.unknown", name=name, known=", ".join(get_args(EngineName)))
+    return name
+
+
+def _system_prompt(file: Path | None) -> str | None:
+    if file is None:
+        return None
+    try:
+        text = file.read_text(encoding="utf-8-sig").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError("cli.bad_system_prompt", file=file) from error
+    if not text:
+        raise InputError("cli.bad_system_prompt", file=file)
+    return text
+
+
+def _finish(
+    submission: "Submission", measure: "Instrument", engines: "Engines", settings: Settings, t: Texts, as_json: bool
+) -> None:
+    from eco_eval.pipeline import evaluate
+
+    with _progress(t, submission.model.name) as progress:
+        result = evaluate(submission, measure, engines, _store(settings), progress)
+    if as_json:
+        print(result.model_dump_json(indent=1))
+        return
+    from eco_eval.ui.terminal import print_score
+
+    print_score(result, t)
+
+
+@contextmanager
+def _progress(t: Texts, model: str) -> "Iterator[Progress]":
+    """A bar a stage on standard error, with rate and time left."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=False) as bars:
+        tasks: dict[str, Any] = {}
+
+        def report(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                label = f"{t(f'cli.stage.{stage}')} · {model}"
+                tasks[stage] = bars.add_task(label, total=total, completed=done, rate="")
+                return
+            bars.update(tasks[stage], completed=done)
+            speed = bars._tasks[tasks[stage]].speed
+            bars.update(tasks[stage], rate=t("cli.rate", rate=t.number(speed)) if speed else "")
+
+        yield report
+
+
+def _store(settings: Settings) -> Any:
+    from eco_eval.store import LocalStore
+
+    return LocalStore(settings.data_dir)
+
+
+def _one_result(target: str, settings: Settings) -> "Result":
+    """The result of an id, the start of an id, or a model's name (the newest).
+
+    Raises:
+        InputError: none or several fit.
+    """
+    from eco_eval.board import load_results
+
+    results, _ = load_results(_store(settings))
+    by_id = [r for r in results if target and r.id.startswith(target)]
+    by_name = [r for r in results if r.submission.model.name == Path(target).name or r.submission.model.name == target]
+    if len(by_id) == 1:
+        return by_id[0]
+    if by_name:
+        return max(by_name, key=lambda r: r.provenance.finished_at)
+    if by_id:
+        raise InputError("result.ambiguous", target=target, ids=", ".join(r.id for r in by_id))
+    raise InputError("result.unknown", target=target, where=settings.data_dir)
+
+
+def _grade_filter(grade: str | None, t: Texts) -> Any:
+    from eco_eval.types import Grade
+
+    if grade is None:
+        return None
+    for known in Grade:
+        if grade.lower() in (known.value, t(f"grade.{known.value}").lower()):
+            return known
+    raise InputError("cli.bad_grade", value=grade)
+
+
+def _print_board(results: "list[Result]", settings: Settings, t: Texts) -> None:
+    from eco_eval.board import build
+    from eco_eval.ui.terminal import print_board
+
+    print_board(build(results), t, settings.data_dir)
+
+
+def _print_json(value: object) -> None:
+    import json
+
+    print(json.dumps(value, ensure_ascii=False, indent=1))

@@ -1,0 +1,99 @@
+"""The board: scores with their intervals, anchors apart, and what the judge is worth."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from eco_eval.board import Board, Row, Section, build, load_results
+from eco_eval.store import Store
+from eco_eval.types import GRADES, Estimate
+from eco_eval.ui.terminal import interval, judge_lines, model_name, plain
+from eco_eval.ui.texts import Texts
+
+if TYPE_CHECKING:
+    import gradio as gr
+
+__all__ = ["build_page", "escape", "heading", "render"]
+
+
+def build_page(site: gr.Blocks, store: Store, t: Texts) -> None:
+    """Lay the board out, read anew each time the page is opened, and offer it as the API endpoint `board`."""
+    import gradio as gr
+
+    shown = gr.HTML()
+    site.load(lambda: render(*_read(store), t), None, shown, api_visibility="private")
+    gr.api(lambda: _as_json(store), api_name="board")
+
+
+def heading(t: Texts) -> str:
+    return f"<div class='eco'><h1>{escape(t('page.title'))}</h1><p>{escape(t('page.intro'))}</p></div>"
+
+
+def render(board: Board, broken: list[str], t: Texts) -> str:
+    """The board as HTML; everything that comes from outside is escaped."""
+    if not board.sections:
+        return f"<div class='eco'><p>{escape(t('page.empty'))}</p></div>"
+    parts = [_section(section, t) for section in board.sections]
+    parts.append(f"<p class='eco-note'>{escape(t('page.no_rank'))}</p>")
+    if broken:
+        parts.append(f"<p class='eco-warn'>{escape(t('page.broken', paths=', '.join(broken)))}</p>")
+    return f"<div class='eco'>{''.join(parts)}</div>"
+
+
+def range_svg(estimate: Estimate, t: Texts) -> str:
+    """The interval drawn from 0 to 100, with the numbers as its text alternative."""
+    x = [8 + 1.64 * value for value in (estimate.low, estimate.value, estimate.high)]
+    label = escape(f"{t.number(estimate.value)} ({interval(estimate, t)})")
+    return (
+        f"<svg class='range' viewBox='0 0 180 22' role='img' aria-label='{label}'>"
+        "<line class='base' x1='8' x2='172' y1='11' y2='11'/>"
+        "<line class='base' x1='90' x2='90' y1='6' y2='16'/>"
+        f"<line class='ci' x1='{x[0]:.1f}' x2='{x[2]:.1f}' y1='11' y2='11'/>"
+        f"<circle class='dot' cx='{x[1]:.1f}' cy='11' r='5'/></svg>"
+    )
+
+
+def _read(store: Store) -> tuple[Board, list[str]]:
+    results, broken = load_results(store)
+    return build(results), broken
+
+
+def _as_json(store: Store) -> dict[str, Any]:
+    return _read(store)[0].model_dump(mode="json")
+
+
+def _section(section: Section, t: Texts) -> str:
+    heads = ["model", "eco", "interval", "", "good", "regular", "bad", "n", "missing", "truncated", "empty"]
+    cells = "".join(
+        f"<th scope='col' class='{'' if head in ('model', '') else 'num'}'>"
+        f"{escape(t(f'page.column_{head}')) if head else ''}</th>"
+        for head in heads
+    )
+    rows = "".join(_row(row, t) for row in section.models)
+    if section.anchors:
+        rows += f"<tr class='split'><td colspan='{len(heads)}'>{escape(t('cli.board.anchors'))}</td></tr>"
+        rows += "".join(_row(row, t) for row in section.anchors)
+    css = "eco-warn" if section.stand_in_judge else "eco-note"
+    judge = judge_lines(section.stand_in_judge, section.judge, section.agreement, t)
+    return (
+        f"<h2>{escape(plain(section.instrument))}</h2><p class='{css}'>{escape(judge)}</p>"
+        f"<div class='eco-scroll' tabindex='0'><table><thead><tr>{cells}</tr></thead>"
+        f"<tbody>{rows}</tbody></table></div>"
+    )
+
+
+def _row(row: Row, t: Texts) -> str:
+    counts = row.result.score.counts
+    numbers = [t.number(row.eco.value), interval(row.eco, t)]
+    after = [t.number(row.shares[grade], 0) for grade in GRADES]
+    after += [str(n) for n in (counts.graded, counts.ungraded, counts.truncated, counts.empty)]
+    css = " class='anchor'" if row.result.is_anchor else ""
+    return (
+        f"<tr{css}><td class='name'>{escape(model_name(row, t))}</td>{_numbers(numbers)}"
+        f"<td>{range_svg(row.eco, t)}</td>{_numbers(after)}</tr>"
+    )
+
+
+def _numbers(values: list[str]) -> str:
+    return "".join(f"<td class='num'>{escape(value)}</td>" for value in values)

@@ -1,0 +1,168 @@
+"""One result: its scores by part, and every answer with its verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from eco_eval.board import build, details, display_name, load_results
+from eco_eval.errors import EcoEvalError, InputError
+from eco_eval.instrument import gold_prompts
+from eco_eval.store import Store
+from eco_eval.types import Answer, Estimate, Grade, Graded, Judgement, Result
+from eco_eval.ui.pages.board import range_svg
+from eco_eval.ui.terminal import interval, judge_lines, plain
+from eco_eval.ui.texts import Texts
+
+if TYPE_CHECKING:
+    import gradio as gr
+
+SIGNS = {Grade.GOOD: "✓", Grade.REGULAR: "~", Grade.BAD: "✗"}
+
+
+def build_page(site: gr.Blocks, store: Store, t: Texts) -> None:
+    """Lay one result out, chosen by name and filtered by verdict; also the API endpoint `result`."""
+    import gradio as gr
+
+    with gr.Row():
+        chosen = gr.Dropdown(choices=[], label=t("page.choose"), scale=3)
+        grades = [(t("page.filter_all"), "all"), *((t(f"grade.{g.value}"), g.value) for g in Grade)]
+        wanted = gr.Dropdown(choices=grades, value="all", label=t("page.filter"), scale=1)
+    shown = gr.HTML()
+
+    def refresh() -> Any:
+        options = choices(store, t)
+        return gr.Dropdown(choices=options, value=options[0][1] if options else None)
+
+    def show(result_id: str | None, grade: str) -> str:
+        return page(store, result_id, grade, t)
+
+    site.load(refresh, None, chosen, api_visibility="private")
+    for field in (chosen, wanted):
+        field.change(show, [chosen, wanted], shown, api_visibility="private")
+    gr.api(lambda result_id: as_json(store, result_id), api_name="result")
+
+
+def choices(store: Store, t: Texts) -> list[tuple[str, str]]:
+    """Results to choose from as (label, id): models first, in the board's order."""
+    options = []
+    for section in build(load_results(store)[0]).sections:
+        for row in (*section.models, *section.anchors):
+            name = t(f"anchor.{row.name}") if row.result.is_anchor else plain(row.name)
+            label = f"{name} · {t.number(row.eco.value)} · {plain(section.instrument)}"
+            options.append((label, row.result.id))
+    return options
+
+
+def page(store: Store, result_id: str | None, grade: str, t: Texts) -> str:
+    """One result as HTML, or the reason there is nothing to show."""
+    try:
+        result = _find(store, result_id) if result_id else None
+        if result is None:
+            return f"<div class='eco'><p>{escape(t('page.empty'))}</p></div>"
+        return render(result, details(store, result), gold_prompts(result.submission.instrument), grade, t)
+    except EcoEvalError as error:
+        return f"<div class='eco'><p class='eco-warn'>{escape(t.error(error))}</p></div>"
+
+
+def render(
+    result: Result,
+    pairs: Sequence[tuple[Answer, Judgement]],
+    prompts: Mapping[str, str],
+    grade: str,
+    t: Texts,
+) -> str:
+    """One result as HTML; everything that comes from outside is escaped."""
+    score = result.score
+    name = t(f"anchor.{result.submission.model.name}") if result.is_anchor else display_name(result)
+    judge = result.provenance.judge
+    lines = judge_lines(result.stand_in_judge, judge.model if judge else "—", result.agreement, t)
+    kept = [(a, j) for a, j in pairs if grade == "all" or (isinstance(j, Graded) and j.grade.value == grade)]
+    cards = "".join(_card(answer, judgement, prompts, t) for answer, judgement in kept)
+    return (
+        f"<div class='eco'><h2>{escape(plain(name))}: {t.number(score.eco.value)} ({interval(score.eco, t)})</h2>"
+        f"<p class='{'eco-warn' if result.stand_in_judge else 'eco-note'}'>{escape(lines)}</p>"
+        f"<p class='eco-note'>{escape(t('score.counts', **score.counts.model_dump(exclude={'graded'})))}</p>"
+        f"{_parts(t('page.by_code'), 'code', score.by_code, t)}{_parts(t('page.by_kind'), 'kind', score.by_kind, t)}"
+        f"{cards or escape(t('cli.show.none'))}</div>"
+    )
+
+
+def as_json(store: Store, result_id: str) -> dict[str, Any]:
+    """A result with its answers and verdicts."""
+    result = _find(store, result_id)
+    rows = [
+        {"answer": a.model_dump(mode="json"), "judgement": j.model_dump(mode="json")}
+        for a, j in details(store, result)
+    ]
+    return {"result": result.model_dump(mode="json"), "answers": rows}
+
+
+def _find(store: Store, result_id: str) -> Result:
+    found = [result for result in load_results(store)[0] if result.id == result_id]
+    if not found:
+        raise InputError("result.unknown", target=result_id, where="results/")
+    return found[0]
+
+
+def _parts(title: str, names: str, parts: Mapping[str, Estimate], t: Texts) -> str:
+    rows = "".join(
+        f"<tr><td class='name'>{escape(t(f'{names}.{key}'))}</td><td class='num'>{t.number(part.value)}</td>"
+        f"<td class='num'>{interval(part, t)}</td><td>{range_svg(part, t)}</td><td class='num'>{part.n}</td></tr>"
+        for key, part in parts.items()
+    )
+    if not rows:
+        return ""
+    heads = "".join(
+        f"<th scope='col'{css}>{escape(text)}</th>"
+        for text, css in (
+            (title, ""),
+            (t("page.column_eco"), " class='num'"),
+            (t("page.column_interval"), " class='num'"),
+            ("", ""),
+            (t("page.column_n"), " class='num'"),
+        )
+    )
+    return (
+        f"<div class='eco-scroll' tabindex='0'><table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>"
+    )
+
+
+def _card(answer: Answer, judgement: Judgement, prompts: Mapping[str, str], t: Texts) -> str:
+    asked = prompts.get(answer.prompt_id)
+    question = f"<div class='text asked'>{escape(plain(asked))}</div>" if asked else ""
+    notes = [
+        t(f"page.note_{note}")
+        for note, there in (
+            ("truncated", answer.truncated),
+            ("empty", answer.is_empty),
+            ("reasoning", bool(answer.reasoning)),
+        )
+        if there
+    ]
+    extra = f"<span class='eco-note'>{escape(', '.join(notes))}</span>" if notes else ""
+    analysis = ""
+    if isinstance(judgement, Graded) and judgement.analysis:
+        findings = "".join(f"<li><b>{escape(k)}</b> {escape(plain(v))}</li>" for k, v in judgement.findings)
+        analysis = (
+            f"<details><summary>{escape(t('cli.show.analysis'))}</summary>"
+            f"<div class='text'>{escape(plain(judgement.analysis))}</div><ul>{findings}</ul></details>"
+        )
+    return (
+        f"<article class='eco-card'><header>{_verdict(judgement, t)}{extra}"
+        f"<span class='id'>{escape(plain(answer.prompt_id))}</span></header>"
+        f"{question}<div class='text'>{escape(plain(answer.text))}</div>{analysis}</article>"
+    )
+
+
+def _verdict(judgement: Judgement, t: Texts) -> str:
+    if not isinstance(judgement, Graded):
+        text = f"{t('grade.ungraded')}: {t(f'cause.{judgement.cause}')}"
+        return f"<span class='eco-grade eco-ungraded'>? {escape(text)}</span>"
+    grade = judgement.grade
+    chip = f"<span class='eco-grade eco-{grade.value}'>{SIGNS[grade]} {escape(t(f'grade.{grade.value}'))}</span>"
+    if judgement.probabilities is None:
+        return chip
+    shares = " / ".join(t.number(p, 2) for p in judgement.probabilities)
+    return f"{chip}<span class='eco-note' title='{escape(t('page.column_probabilities'))}'>{shares}</span>"

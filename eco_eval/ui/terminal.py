@@ -1,0 +1,159 @@
+"""Results on a terminal."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from eco_eval.board import Board, Row, Section, display_name
+from eco_eval.types import GRADES, Agreement, Answer, Estimate, Graded, Judgement, Result
+from eco_eval.ui.texts import Texts
+
+_COLOURS = {"good": "green", "regular": "yellow", "bad": "red"}
+_WIDTH = 21
+
+
+def print_board(board: Board, t: Texts, where: Path) -> None:
+    """A table an instrument, anchors apart, and what the judge is worth below."""
+    console = Console()
+    if not board.sections:
+        console.print(t("cli.board.empty", where=where), markup=False)
+    for section in board.sections:
+        console.print(_table(section, t))
+        console.print(judge_lines(section.stand_in_judge, section.judge, section.agreement, t), style="dim")
+
+
+def print_score(result: Result, t: Texts) -> None:
+    """One result in a few lines."""
+    console = Console(highlight=False)
+    eco, counts = result.score.eco, result.score.counts
+    line = t(
+        "score.line",
+        name=plain(display_name(result)),
+        value=t.number(eco.value),
+        low=t.number(eco.low),
+        high=t.number(eco.high),
+        n=eco.n,
+        groups=eco.groups,
+    )
+    console.print(Text(line, style="bold"))
+    console.print(Text(t("score.counts", **counts.model_dump(exclude={"graded"}))))
+    judge = result.provenance.judge
+    name = judge.model if judge else "—"
+    console.print(Text(judge_lines(result.stand_in_judge, name, result.agreement, t), style="dim"))
+    if not result.publishable:
+        reason = t(f"score.reason_{'stand_in' if result.stand_in_judge else 'unlocked'}")
+        console.print(Text(t("score.not_publishable", reason=reason), style="yellow"))
+    console.print(Text(t("score.id", id=result.id), style="dim"))
+
+
+def print_result(
+    result: Result, pairs: Sequence[tuple[Answer, Judgement]], prompts: Mapping[str, str], t: Texts
+) -> None:
+    """Every answer with its verdict, then the score."""
+    console = Console(highlight=False)
+    for answer, judgement in pairs:
+        body = Text()
+        if answer.prompt_id in prompts:
+            body.append(f"{t('cli.show.prompt')}: ", "dim").append(plain(prompts[answer.prompt_id]) + "\n\n")
+        body.append(plain(answer.text))
+        if answer.truncated:
+            body.append(f" {t('cli.show.truncated')}", "yellow")
+        if answer.reasoning:
+            words = len(answer.reasoning.split())
+            body.append("\n" + t("cli.show.reasoning", words=words), "dim")
+        if isinstance(judgement, Graded) and judgement.analysis:
+            body.append(f"\n\n{t('cli.show.analysis')}: {plain(judgement.analysis)}", "dim")
+        title = Text(plain(answer.prompt_id) + " · ").append_text(_verdict(judgement, t))
+        console.print(Panel(body, title=title, title_align="left"))
+    if not pairs:
+        console.print(t("cli.show.none"), markup=False)
+    print_score(result, t)
+
+
+def judge_lines(stand_in: bool, judge: str, agreement: Agreement | None, t: Texts) -> str:
+    """Who judged, and its measured agreement: these stand beside every score."""
+    who = t("judge.stand_in" if stand_in else "judge.real", judge=plain(judge))
+    if agreement is None:
+        return f"{who} {t('judge.unknown')}"
+    measured = t(
+        "judge.agreement",
+        triples=agreement.triples,
+        order=t.number(agreement.order.value, 0),
+        low=t.number(agreement.order.low, 0),
+        high=t.number(agreement.order.high, 0),
+        exact=t.number(agreement.exact.value, 0),
+        kappa=t.number(agreement.kappa, 2),
+    )
+    return f"{who} {measured}"
+
+
+def model_name(row: Row, t: Texts) -> str:
+    """A row's name; anchors by what they are."""
+    return t(f"anchor.{row.name}") if row.result.is_anchor else plain(row.name)
+
+
+def interval(estimate: Estimate, t: Texts) -> str:
+    return f"{t.number(estimate.low)}–{t.number(estimate.high)}"
+
+
+def plain(text: str) -> str:
+    """Untrusted text without control characters, which could drive a terminal."""
+    return re.sub(r"[^\S\n\t ]|[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", " ", text)
+
+
+def _table(section: Section, t: Texts) -> Table:
+    table = Table(title=t("cli.board.title", instrument=plain(section.instrument)), title_justify="left")
+    table.add_column(t("cli.board.model"), overflow="fold")
+    table.add_column(t("cli.board.eco"), justify="right", style="bold")
+    table.add_column(t("cli.board.interval"), justify="right", no_wrap=True)
+    table.add_column(t("cli.board.range"), no_wrap=True, min_width=_WIDTH)
+    table.add_column(t("cli.board.shares"), justify="right")
+    table.add_column(t("cli.board.missing"), justify="right")
+    table.add_column(t("cli.board.result"), style="dim", no_wrap=True)
+    for row in section.models:
+        table.add_row(*_cells(row, t))
+    if section.anchors:
+        table.add_section()
+        table.add_row(Text(t("cli.board.anchors"), style="italic dim"))
+        for row in section.anchors:
+            table.add_row(*_cells(row, t), style="dim")
+    return table
+
+
+def _cells(row: Row, t: Texts) -> list[Text]:
+    counts = row.result.score.counts
+    cells = [
+        model_name(row, t),
+        t.number(row.eco.value),
+        interval(row.eco, t),
+        _drawn(row.eco),
+        "/".join(t.number(row.shares[grade], 0) for grade in GRADES),
+        f"{counts.ungraded}/{counts.truncated}/{counts.empty}",
+        row.result.id[:8],
+    ]
+    return [Text(cell) for cell in cells]
+
+
+def _drawn(estimate: Estimate) -> str:
+    """The interval on a line from 0 to 100, the score as a dot."""
+    at = [round(value / 100 * (_WIDTH - 1)) for value in (estimate.low, estimate.value, estimate.high)]
+    line = ["·"] * _WIDTH
+    line[at[0] : at[2] + 1] = ["─"] * (at[2] - at[0] + 1)
+    line[at[1]] = "●"
+    return "".join(line)
+
+
+def _verdict(judgement: Judgement, t: Texts) -> Text:
+    if not isinstance(judgement, Graded):
+        return Text(f"{t('grade.ungraded')}: {t(f'cause.{judgement.cause}')}", "magenta")
+    text = Text(t(f"grade.{judgement.grade.value}"), _COLOURS[judgement.grade.value])
+    if judgement.probabilities is not None:
+        text.append("  " + " / ".join(t.number(p, 2) for p in judgement.probabilities), "dim")
+    return text

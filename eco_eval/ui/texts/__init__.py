@@ -1,0 +1,55 @@
+"""The words people read, in Spanish and English, from one catalogue a language."""
+
+from __future__ import annotations
+
+import tomllib
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from eco_eval.errors import EcoEvalError, StageError
+from eco_eval.settings import Lang
+
+
+class Texts:
+    """One language's catalogue. `t("page.title")` is the text, `t("cli.saved", path=p)` the text with its places filled."""
+
+    def __init__(self, lang: Lang) -> None:
+        self.lang: Lang = lang
+        self._texts = catalogue(lang)
+
+    def __call__(self, key: str, **values: object) -> str:
+        text = self._texts[key]
+        return text.format_map({name: _plain(value) for name, value in values.items()}) if values else text
+
+    def number(self, value: float, digits: int = 1) -> str:
+        """A number in the language's form: decimal comma in Spanish."""
+        text = f"{value:.{digits}f}"
+        return text.replace(".", ",") if self.lang == "es" else text
+
+    def error(self, error: EcoEvalError) -> str:
+        """An error as one sentence of what, where and what next, and a log's tail below where there is one."""
+        message = self(f"errors.{error.key}", **error.values)
+        log = str(error.values.get("log") or "").strip()
+        return f"{message}\n{log}" if log and isinstance(error, StageError) else message
+
+
+@cache
+def catalogue(lang: Lang) -> dict[str, str]:
+    """All texts of a language, keys joined by dots."""
+    return _flat(tomllib.loads(Path(__file__).with_name(f"{lang}.toml").read_text(encoding="utf-8")))
+
+
+def _flat(table: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    flat: dict[str, str] = {}
+    for key, value in table.items():
+        if isinstance(value, dict):
+            flat.update(_flat(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = str(value)
+    return flat
+
+
+def _plain(value: object) -> str:
+    """A value as one line of text: messages stay one line whatever they quote."""
+    return " ".join(str(value).split())

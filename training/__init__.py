@@ -1,0 +1,1 @@
+"""Training: the models this project makes itself. `eco_eval` never imports it."""

@@ -1,0 +1,181 @@
+"""Train a small judge: put probability on the right grade, given the very conversation a judge is put to.
+
+The rubric is the same in every sequence, so each step runs it once and lets all answers of the batch attend to it.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from eco_eval.engines.chat import encode, render
+from eco_eval.engines.labels import label_paths
+from eco_eval.errors import InputError
+from eco_eval.instrument import Instrument, load_instrument
+from eco_eval.judging import direct_conversation
+from eco_eval.prompts import bundled, read_prompts, select
+from eco_eval.types import Answer, Prompt, digest
+from training.recipes import JudgeRecipe, code_digest
+from training.small import Report, made_by, make_model, make_tokenizer, optimise, save
+
+ROLES = ("best", "ambivalent", "worst")
+
+
+@dataclass(frozen=True)
+class Example:
+    """One answer as the judge sees it: the ids before its verdict, and which label is right (0 good … 2 bad)."""
+
+    ids: tuple[int, ...]
+    label: int
+
+
+def train_triples(instrument: Instrument) -> tuple[Prompt, ...]:
+    """The complete triples of the train split of the instrument's prompt set.
+
+    Raises:
+        InputError: there are none.
+    """
+    from eco_eval.instrument import DATA
+
+    prompts = select(read_prompts(bundled(instrument.source.set, DATA), strict=True), "train")
+    whole = tuple(p for p in prompts if p.best and p.ambivalent and p.worst)
+    if not whole:
+        raise InputError("train.no_triples", set=instrument.source.set)
+    return whole
+
+
+def train_judge(recipe: JudgeRecipe, folder: Path, report: Report) -> bool:
+    """Train a judge into `folder`, unless the same recipe, data and code already did.
+
+    Returns:
+        Whether anything was trained.
+    """
+    instrument = load_instrument(recipe.instrument)
+    triples = train_triples(instrument)
+    made = digest(
+        {
+            "recipe": recipe.model_dump(mode="json"),
+            "data": [p.model_dump(mode="json") for p in triples],
+            "rubric": instrument.rubric.digest,
+            "code": code_digest(),
+        }
+    )
+    if made_by(folder) == made:
+        return False
+    model, tokenizer = fit(recipe, instrument, triples, report)
+    run = {"made_by": made, "recipe": recipe.model_dump(mode="json"), "triples": len(triples)}
+    save(folder, model, tokenizer, run)
+    return True
+
+
+def fit(recipe: JudgeRecipe, instrument: Instrument, triples: Sequence[Prompt], report: Report) -> Any:
+    """The trained model and its tokenizer."""
+    texts = [t for p in triples for t in (p.text, p.best or "", p.ambivalent or "", p.worst or "")]
+    # A label opens the judge's turn; seen often there, it becomes one token.
+    labels = ["\n".join(instrument.rubric.labels[instrument.lang])] * len(texts)
+    texts += [instrument.rubric.system(instrument.lang), *labels]
+    tokenizer = make_tokenizer(texts, recipe.shape.vocabulary)
+    model = make_model(recipe.shape, recipe.schedule, tokenizer)
+    groups = [_examples(p, instrument, tokenizer) for p in triples]
+    targets = _label_tokens(instrument, tokenizer)
+    shared = _shared([example.ids for group in groups for example in group])
+    per_batch = max(1, recipe.schedule.batch // len(ROLES))
+
+    def epochs(epoch: int) -> Iterator[list[list[Example]]]:
+        order = list(groups)
+        random.Random(recipe.schedule.seed * 1000 + epoch).shuffle(order)
+        for start in range(0, len(order), per_batch):
+            yield order[start : start + per_batch]
+
+    steps = -(-len(groups) // per_batch)
+
+    def loss_of(batch: list[list[Example]]) -> Any:
+        return judge_loss(model, batch, shared, targets, tokenizer.pad_token_id, recipe.order_weight)
+
+    optimise(model, recipe.schedule, epochs, steps, loss_of, report)
+    return model, tokenizer
+
+
+def judge_loss(
+    model: Any, batch: list[list[Example]], shared: int, targets: Sequence[int], pad: int, order_weight: float
+) -> Any:
+    """Cross-entropy of the right label over the whole vocabulary, plus a pairwise term inside each triple.
+
+    The pairwise term is −log σ(s_i − s_j) for every i better than j, with s = log p(good) − log p(bad).
+
+    Args:
+        batch: triples of examples, in the order best, ambivalent, worst.
+        shared: tokens all examples begin with.
+        targets: the token of each label.
+    """
+    import torch
+    from torch.nn.functional import cross_entropy, logsigmoid
+
+    examples = [example for group in batch for example in group]
+    logits = verdict_logits(model, [example.ids for example in examples], shared, pad)
+    right = torch.tensor([targets[example.label] for example in examples])
+    loss = cross_entropy(logits, right)
+    if order_weight:
+        logp = logits.log_softmax(-1)
+        s = (logp[:, targets[0]] - logp[:, targets[2]]).view(len(batch), len(ROLES))
+        pairs = torch.stack([s[:, 0] - s[:, 1], s[:, 1] - s[:, 2], s[:, 0] - s[:, 2]])
+        loss = loss - order_weight * logsigmoid(pairs).mean()
+    return loss
+
+
+def verdict_logits(model: Any, rows: Sequence[Sequence[int]], shared: int, pad: int) -> Any:
+    """Next-token logits after each row, shape (rows, vocabulary); the shared prefix is run once."""
+    import torch
+    from transformers import DynamicCache
+
+    cache = DynamicCache()
+    model.model(input_ids=torch.tensor([rows[0][:shared]]), past_key_values=cache, use_cache=True)
+    cache.batch_repeat_interleave(len(rows))
+    width = max(len(row) for row in rows) - shared
+    ids = torch.full((len(rows), width), pad)
+    mask = torch.zeros((len(rows), shared + width), dtype=torch.long)
+    mask[:, :shared] = 1
+    for i, row in enumerate(rows):
+        rest = torch.tensor(row[shared:])
+        ids[i, width - len(rest) :] = rest
+        mask[i, shared + width - len(rest) :] = 1
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, shared:]
+    out = model(
+        input_ids=ids,
+        attention_mask=mask,
+        position_ids=positions,
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
+    )
+    return out.logits[:, -1]
+
+
+def _examples(prompt: Prompt, instrument: Instrument, tokenizer: Any) -> list[Example]:
+    examples = []
+    for label, role in enumerate(ROLES):
+        answer = Answer(prompt_id=prompt.id, text=getattr(prompt, role))
+        rendered = render(tokenizer, direct_conversation(prompt, answer, instrument))
+        examples.append(Example(tuple(encode(tokenizer, rendered)), label))
+    return examples
+
+
+def _label_tokens(instrument: Instrument, tokenizer: Any) -> list[int]:
+    """The one token of each label.
+
+    Raises:
+        InputError: a label takes several tokens, so that training its first one would not be enough.
+    """
+    labels = instrument.rubric.labels[instrument.lang]
+    _, paths = label_paths(lambda text: encode(tokenizer, text), "<|im_start|>assistant\n", labels)
+    if any(len(path) > 1 for path in paths):
+        raise InputError("train.labels_split", labels=", ".join(labels))
+    return [path[0] for path in paths]
+
+
+def _shared(rows: Sequence[Sequence[int]]) -> int:
+    low, high = min(rows), max(rows)
+    return next(i for i, (a, b) in enumerate(zip(low, high, strict=False)) if a != b)
