@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-
-from eco_eval.engines.base import Engine
+from eco_eval.engines.base import OpenEngine
 from eco_eval.instrument import Instrument
-from eco_eval.store import Store, Table
+from eco_eval.store import Store, Table, slug
 from eco_eval.types import (
     Answer,
     Completion,
@@ -20,18 +16,10 @@ from eco_eval.types import (
     Submission,
 )
 
-OpenEngine = Callable[[], AbstractContextManager[Engine]]
-"""Opens an engine for as long as a `with` block lasts; called only when there is work to do."""
-
 
 def answers_path(submission: Submission) -> str:
     """Where a submission's answers are kept: by model and by what was asked, not by how it is measured."""
     return f"answers/{slug(submission.model.name)}/{submission.answers_digest}.parquet"
-
-
-def slug(name: str) -> str:
-    """A model's name as one path segment."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "--", name).strip(".-") or "model"
 
 
 def conversations(instrument: Instrument, system_prompt: str | None) -> list[Conversation]:

@@ -68,7 +68,7 @@ def details(store: Store, result: Result) -> list[tuple[Answer, Judgement]]:
         StoreError: they are not there or cannot be read.
     """
     answers: Table[Answer] = Table(store, result.answers_path, Answer)
-    judgements: Table[Judgement] = Table(store, result.judgements_path, Judgement)  # type: ignore[type-var]
+    judgements: Table[Judgement] = Table(store, result.judgements_path, Judgement)
     for table, path in ((answers, result.answers_path), (judgements, result.judgements_path)):
         if not table.finished:
             raise StoreError("store.missing", path=path)

@@ -50,9 +50,7 @@ def run_app(build: Callable[[Settings, Texts], typer.Typer], arguments: list[str
 
 def build_app(settings: Settings, t: Texts) -> typer.Typer:
     """The command line in one language."""
-    app = typer.Typer(
-        help=t("cli.help"), no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
-    )
+    app = typer.Typer(help=t("cli.help"), no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
     _add_evaluate(app, settings, t)
     _add_again(app, settings, t)
     _add_reading(app, settings, t)
@@ -299,7 +297,12 @@ def _system_prompt(file: Path | None) -> str | None:
 
 
 def _finish(
-    submission: "Submission", measure: "Instrument", engines: "Engines", settings: Settings, t: Texts, as_json: bool
+    submission: "Submission",
+    measure: "Instrument",
+    engines: "Engines",
+    settings: Settings,
+    t: Texts,
+    as_json: bool,
 ) -> None:
     from eco_eval.pipeline import evaluate
 

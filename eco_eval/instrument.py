@@ -144,10 +144,9 @@ def load_instrument(name: str, data: Path = DATA, pins: Path | None = None) -> I
     folder = _beside(file, rubric_name, "") or data / "rubrics" / rubric_name
     check_pins([file, prompts_file, *(rubric_files(folder) if folder.is_dir() else [])], data, pins)
     rubric = load_rubric(folder)
-    every = read_prompts(prompts_file, strict=True)
-    split = raw["prompts"].get("split", "all") if isinstance(raw["prompts"], dict) else "all"
-    asked = select(every, split)
     try:
+        split = PromptSource.model_validate(raw["prompts"]).split
+        asked = select(read_prompts(prompts_file, strict=True), split)
         return Instrument.model_validate({**raw, "rubric": rubric, "asked": asked, "gold": asked})
     except ValidationError as error:
         first = error.errors()[0]

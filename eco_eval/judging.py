@@ -14,10 +14,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from eco_eval.answering import OpenEngine, slug
-from eco_eval.engines.base import Engine
+from eco_eval.engines.base import Engine, OpenEngine
 from eco_eval.instrument import Instrument
-from eco_eval.store import Store, Table
+from eco_eval.store import Store, Table, slug
 from eco_eval.types import (
     GRADES,
     Answer,
@@ -159,7 +158,12 @@ def _verdicts(
     if instrument.judge.mode == "direct":
         yield from _read_labels(
             [direct_conversation(sheet.prompts[i], sheet.answers[i], instrument) for i in todo],
-            todo, known, sheet, instrument, engine, {},
+            todo,
+            known,
+            sheet,
+            instrument,
+            engine,
+            {},
         )
         return
     for start in range(0, len(todo), CHUNK):
@@ -260,7 +264,10 @@ def _read_labels(
         if isinstance(outcome, Failure):
             yield index, _ungraded(prompt_id, outcome)
         else:
-            yield index, _grade(prompt_id, outcome, labels, instrument.judge.min_label_mass, analyses.get(index))
+            yield (
+                index,
+                _grade(prompt_id, outcome, labels, instrument.judge.min_label_mass, analyses.get(index)),
+            )
 
 
 def _grade(

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from eco_eval import __version__, scoring
-from eco_eval.answering import OpenEngine, answer, answers_path
+from eco_eval.answering import answer, answers_path
 from eco_eval.candidates import resolve
-from eco_eval.engines import EngineName, open_engine
+from eco_eval.engines import EngineName, OpenEngine, open_engine
 from eco_eval.errors import InputError, StoreError
 from eco_eval.instrument import Instrument
 from eco_eval.judging import Sheet, judge, judgements_path
@@ -76,7 +76,7 @@ def evaluate(
     sheets = [*anchors, _sheet(submission, instrument.asked, answers)]
     judgements, judged_by = judge(sheets, instrument, engines.judge, store, progress)
     clock.lap("judge")
-    agreement = judge_agreement(instrument, anchors, judgements)
+    agreement = judge_agreement(anchors, judgements)
     subjects = [*(anchor_submission(instrument, sheet) for sheet in anchors), submission]
     results = []
     for subject, sheet, verdicts in zip(subjects, sheets, judgements, strict=True):
@@ -213,9 +213,7 @@ def anchor_submission(instrument: Instrument, sheet: Sheet) -> Submission:
     return submit(ModelRef(name=sheet.model, source="anchor", revision=sheet.key), asks)
 
 
-def judge_agreement(
-    instrument: Instrument, anchors: Sequence[Sheet], judgements: Sequence[Sequence[Judgement]]
-) -> Agreement | None:
+def judge_agreement(anchors: Sequence[Sheet], judgements: Sequence[Sequence[Judgement]]) -> Agreement | None:
     """How the judge ordered the gold triples; None when the instrument has none."""
     if len(anchors) < 4:
         return None
@@ -225,9 +223,7 @@ def judge_agreement(
     return scoring.agreement(triples, [p.group for p in prompts])  # type: ignore[arg-type]
 
 
-def _anchor(
-    role: str, instrument: Instrument, prompts: tuple[Prompt, ...], answers: tuple[Answer, ...]
-) -> Sheet:
+def _anchor(role: str, instrument: Instrument, prompts: tuple[Prompt, ...], answers: tuple[Answer, ...]) -> Sheet:
     key = digest([instrument.asked_digest, [a.text for a in answers]])[:40]
     return Sheet(model=f"anchor-{role}", key=key, prompts=prompts, answers=answers)
 

@@ -148,6 +148,3 @@ def _percent(estimate: Estimate) -> Estimate:
             "high": 100 * min(1.0, estimate.high),
         }
     )
-
-
-

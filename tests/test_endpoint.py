@@ -122,9 +122,7 @@ def logprobs_of(*steps: dict[str, float]) -> dict[str, Any]:
     return {"content": content}
 
 
-def complete(
-    engine: EndpointEngine, *texts: str, decoding: Decoding = GREEDY
-) -> dict[int, Completion | Failure]:
+def complete(engine: EndpointEngine, *texts: str, decoding: Decoding = GREEDY) -> dict[int, Completion | Failure]:
     return dict(engine.complete(conversations(*(texts or ("hola",))), decoding))
 
 
@@ -187,9 +185,7 @@ def test_a_refusal_is_what_the_model_said_and_a_filtered_reply_is_a_failure(serv
 def test_results_come_as_they_end_and_skip_is_honoured(server: Server) -> None:
     server.answer = lambda body: says("ok", delay=0.5 if "slow" in body["messages"][0]["content"] else 0.0)
     with engine(server) as opened:
-        found = [
-            index for index, _ in opened.complete(conversations("slow", "x", "b", "c"), GREEDY, skip={1})
-        ]
+        found = [index for index, _ in opened.complete(conversations("slow", "x", "b", "c"), GREEDY, skip={1})]
     assert found[-1] == 0
     assert sorted(found) == [0, 2, 3]
     assert len(server.bodies) == 3
@@ -217,6 +213,17 @@ def test_an_error_cancels_what_has_not_begun(server: Server) -> None:
     with engine(server, concurrency=1) as opened, pytest.raises(InputError):
         complete(opened, *"abcdefghijkl")
     assert len(server.bodies) <= 3
+
+
+def test_closing_the_engine_cuts_requests_under_way(server: Server) -> None:
+    server.answer = [says("ok", delay=3.0)]
+    opened = engine(server)
+    closing = threading.Timer(0.3, opened.close)
+    closing.start()
+    started = time.monotonic()
+    with pytest.raises(EngineError):
+        complete(opened, "a", "b")
+    assert time.monotonic() - started < 2
 
 
 def test_nothing_is_sent_before_the_first_result_is_asked_for(server: Server) -> None:
@@ -251,9 +258,7 @@ def test_label_probabilities_are_read_from_the_first_token(server: Server) -> No
         Reply({"detail": [{"loc": ["body", "top_logprobs"], "msg": "Extra inputs"}]}, status=422),
     ],
 )
-def test_a_server_without_logprobs_chooses_and_is_not_asked_for_them_again(
-    server: Server, first: Reply
-) -> None:
+def test_a_server_without_logprobs_chooses_and_is_not_asked_for_them_again(server: Server, first: Reply) -> None:
     server.answer = [first, says('{"label": "regular"}'), says('{"label":"mala"}')]
     with engine(server) as opened:
         assert score(opened)[0] == LabelScores(label="regular", probabilities=None, mass=None, source="hard")
@@ -263,9 +268,7 @@ def test_a_server_without_logprobs_chooses_and_is_not_asked_for_them_again(
     assert choice["properties"]["label"]["enum"] == list(LABELS)
 
 
-@pytest.mark.parametrize(
-    "text", ["buena", '{"label": "óptima"}', '{"label": ["buena"]}', "[" * 9000, "null", ""]
-)
+@pytest.mark.parametrize("text", ["buena", '{"label": "óptima"}', '{"label": ["buena"]}', "[" * 9000, "null", ""])
 def test_a_choice_that_cannot_be_read_is_a_failure(server: Server, text: str) -> None:
     server.answer = [says("x"), says(text)]
     with engine(server) as opened:
@@ -357,9 +360,7 @@ def raised(opened: EndpointEngine) -> EcoEvalError:
         (Reply({}, status=429), EngineError("endpoint.failing", retryable=True, url="URL", status=429)),
     ],
 )
-def test_each_failure_of_the_server_has_its_name(
-    server: Server, reply: Reply, expected: EcoEvalError
-) -> None:
+def test_each_failure_of_the_server_has_its_name(server: Server, reply: Reply, expected: EcoEvalError) -> None:
     server.answer = [reply]
     error = raised(engine(server))
     values = {**expected.values, "url": server.url}
@@ -463,9 +464,7 @@ def busy_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(("key", "sent"), [(None, None), (KEY, f"Bearer {KEY}")])
 @pytest.mark.usefixtures("busy_environment")
-def test_nothing_of_the_process_environment_is_sent(
-    server: Server, key: str | None, sent: str | None
-) -> None:
+def test_nothing_of_the_process_environment_is_sent(server: Server, key: str | None, sent: str | None) -> None:
     server.answer = [says("ok")]
     with engine(server, api_key=key) as opened:
         complete(opened)

@@ -70,9 +70,7 @@ def test_inner_nodes_are_the_questions_to_ask() -> None:
 
 
 @given(
-    st.lists(
-        st.lists(st.integers(0, 3), min_size=1, max_size=4).map(tuple), min_size=2, max_size=5, unique=True
-    ),
+    st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=4).map(tuple), min_size=2, max_size=5, unique=True),
     st.integers(0, 10**6),
 )
 def test_tree_gives_what_multiplying_along_each_label_gives(paths: list[tuple[int, ...]], seed: int) -> None:
@@ -106,9 +104,7 @@ def test_unlikely_labels_are_normalised_without_underflow() -> None:
     assert scores.source == "exact"
 
 
-@pytest.mark.parametrize(
-    "logprobs", [[math.nan, -1.0], [-math.inf, -math.inf], [math.inf, 0.0], [-1.0, math.nan]]
-)
+@pytest.mark.parametrize("logprobs", [[math.nan, -1.0], [-math.inf, -math.inf], [math.inf, 0.0], [-1.0, math.nan]])
 def test_numbers_that_are_no_probabilities_are_refused(logprobs: list[float]) -> None:
     with pytest.raises(ValueError, match="Log-probabilities"):
         label_scores(["a", "b"], logprobs)
@@ -120,9 +116,7 @@ def choice(token: str, **alternatives: float) -> TokenChoice:
 
 
 def test_first_tokens_count_for_the_label_they_begin() -> None:
-    scores = first_token_scores(
-        ["good", "regular", "bad"], [choice(" Good", _Good=0.5, reg=0.2, b=0.1, ok=0.1)]
-    )
+    scores = first_token_scores(["good", "regular", "bad"], [choice(" Good", _Good=0.5, reg=0.2, b=0.1, ok=0.1)])
     assert scores is not None
     assert scores.probabilities == pytest.approx((0.625, 0.25, 0.125))
     assert scores.mass == pytest.approx(0.8)

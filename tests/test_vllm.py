@@ -37,14 +37,10 @@ SECRETS = dict.fromkeys(SECRET_NAMES.split(), SECRET)
 
 
 def conversations(*texts: str) -> list[Conversation]:
-    return [
-        (Message(role="system", content="Responde."), Message(role="user", content=text)) for text in texts
-    ]
+    return [(Message(role="system", content="Responde."), Message(role="user", content=text)) for text in texts]
 
 
-PROMPTS = conversations(
-    *(f"¿Qué puedo hacer por {what}?" for what in ("el río", "el mar", "los peces", "la sierra"))
-)
+PROMPTS = conversations(*(f"¿Qué puedo hacer por {what}?" for what in ("el río", "el mar", "los peces", "la sierra")))
 
 
 # --- without a server
@@ -157,9 +153,7 @@ def wait_until(condition: Callable[[], Any], seconds: float) -> bool:
 def supervised(script: str, tmp_path: Path) -> tuple[subprocess.Popen[bytes], set[int]]:
     """A shell script under a supervisor, once it has printed a line, and everything running for it."""
     with (tmp_path / "log").open("wb") as log:
-        process = supervise.start(
-            ["sh", "-c", script], environ={"PATH": os.environ["PATH"]}, folder=tmp_path, log=log
-        )
+        process = supervise.start(["sh", "-c", script], environ={"PATH": os.environ["PATH"]}, folder=tmp_path, log=log)
     assert wait_until(lambda: (tmp_path / "log").read_text(), 10)
     return process, family(process.pid)
 
@@ -189,9 +183,7 @@ def test_the_supervisor_ends_with_the_code_of_its_command(tmp_path: Path) -> Non
 
 @pytest.mark.usefixtures("impatient")
 def test_children_left_behind_by_a_command_are_ended(tmp_path: Path) -> None:
-    process, members = supervised(
-        "sleep 1000 & setsid sleep 1000 & sleep 0.3; echo on; sleep 0.2; exit 3", tmp_path
-    )
+    process, members = supervised("sleep 1000 & setsid sleep 1000 & sleep 0.3; echo on; sleep 0.2; exit 3", tmp_path)
     assert len(members) >= 4
     assert process.wait(5) == 3
     assert not members & processes().keys()
@@ -300,9 +292,7 @@ def test_a_server_that_does_not_answer_in_time_is_ended(scripted: Start) -> None
         scripted("import time; print('loading', flush=True); time.sleep(1000)", start_timeout=1.0)
     assert caught.value.key == "vllm.start_slow"
     assert caught.value.values == {"model": "tiny", "seconds": 1, "reason": "loading", "log": "loading"}
-    assert not {
-        pid for pid in processes() if pid not in before and processes().get(pid, (0, 0))[0] == os.getpid()
-    }
+    assert not {pid for pid in processes() if pid not in before and processes().get(pid, (0, 0))[0] == os.getpid()}
 
 
 @pytest.mark.vllm
@@ -371,16 +361,11 @@ def next_logprobs(model: Any, ids: Sequence[int]) -> list[float]:
         return list(model(torch.tensor([ids])).logits[0, -1].log_softmax(-1).tolist())
 
 
-def by_hand(
-    model: Any, tokenizer: Any, conversation: Conversation, labels: Sequence[str]
-) -> tuple[list[float], int]:
+def by_hand(model: Any, tokenizer: Any, conversation: Conversation, labels: Sequence[str]) -> tuple[list[float], int]:
     """Log-probability of each label, token by token, and the number of tokens of the longest."""
     encode = lambda text: chat.encode(tokenizer, text)  # noqa: E731
     context, paths = label_paths(encode, chat.render(tokenizer, conversation), labels)
-    steps = [
-        sum(next_logprobs(model, [*context, *path[:i]])[token] for i, token in enumerate(path))
-        for path in paths
-    ]
+    steps = [sum(next_logprobs(model, [*context, *path[:i]])[token] for i, token in enumerate(path)) for path in paths]
     return steps, max(map(len, paths))
 
 
@@ -444,8 +429,7 @@ def test_a_json_schema_is_enforced(engine: VllmEngine) -> None:
 @pytest.mark.vllm
 def test_sampling_repeats_with_its_seed(engine: VllmEngine) -> None:
     first, again, other = (
-        dict(engine.complete(PROMPTS, Decoding(max_tokens=24, temperature=1.0, seed=seed)))
-        for seed in (1, 1, 2)
+        dict(engine.complete(PROMPTS, Decoding(max_tokens=24, temperature=1.0, seed=seed))) for seed in (1, 1, 2)
     )
     assert first == again != other
 
@@ -461,9 +445,7 @@ def test_the_context_bounds_prompt_and_completion(engine: VllmEngine, tokenizer:
     length = len(chat.encode(tokenizer, chat.render(tokenizer, PROMPTS[1])))
     schema = {"type": "string", "minLength": 2000}
     found = dict(
-        engine.complete(
-            [PROMPTS[1], *conversations("río " * 300)], Decoding(max_tokens=9999, json_schema=schema)
-        )
+        engine.complete([PROMPTS[1], *conversations("río " * 300)], Decoding(max_tokens=9999, json_schema=schema))
     )
     assert isinstance(found[0], Completion)
     assert (found[0].truncated, found[0].tokens) == (True, CONTEXT - length)
@@ -501,9 +483,7 @@ def test_info_names_what_ran(engine: VllmEngine) -> None:
 
 
 @pytest.mark.vllm
-def test_an_endpoint_of_vllm_completes_as_the_engine_does(
-    engine: VllmEngine, endpoint: EndpointEngine
-) -> None:
+def test_an_endpoint_of_vllm_completes_as_the_engine_does(engine: VllmEngine, endpoint: EndpointEngine) -> None:
     own, other = dict(engine.complete(PROMPTS, GREEDY)), dict(endpoint.complete(PROMPTS, GREEDY))
     for index in range(len(PROMPTS)):
         expected, found = own[index], other[index]
@@ -530,9 +510,7 @@ def test_an_endpoint_of_vllm_gives_the_probabilities_of_first_tokens(
         top = sorted(range(len(logprobs)), key=lambda token: -logprobs[token])[:20]
         return {tokenizer.decode([token]): math.exp(logprobs[token]) for token in top}
 
-    asked = next(
-        one for one in conversations(*map(str, range(100))) if next(iter(top_tokens(one))).strip().isalnum()
-    )
+    asked = next(one for one in conversations(*map(str, range(100))) if next(iter(top_tokens(one))).strip().isalnum())
     begins = [(text.strip(" \"'").casefold()[:1], text, p) for text, p in top_tokens(asked).items()]
     letters = [letter for letter, *_ in begins]
     clear = {text: p for letter, text, p in begins if text.isalpha() and letters.count(letter) == 1}
@@ -591,9 +569,7 @@ def test_a_killed_parent_takes_the_whole_group_with_it(tiny: Path) -> None:
         return any("EngineCore" in title(pid) for pid in family(parent.pid))
 
     assert wait_until(engine_core_runs, 60)
-    members = {
-        pid for pid in family(parent.pid) if processes().get(pid, (0, os.getsid(0)))[1] != os.getsid(0)
-    }
+    members = {pid for pid in family(parent.pid) if processes().get(pid, (0, os.getsid(0)))[1] != os.getsid(0)}
     assert len(members) >= 3
     parent.kill()
     parent.wait()

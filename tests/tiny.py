@@ -18,13 +18,14 @@ _TEMPLATE = (
 )
 
 
-def make_tiny_model(path: Path, *, chat: bool = True, seed: int = 0) -> Path:
+def make_tiny_model(path: Path, *, chat: bool = True, seed: int = 0, context: int = 1024) -> Path:
     """Save a random Qwen2 of two layers with its own tokenizer, as float32 safetensors.
 
     Args:
         path: the folder to make.
         chat: whether the tokenizer has a chat template (ChatML).
         seed: of the weights.
+        context: longest sequence in tokens.
 
     Returns:
         The folder.
@@ -41,7 +42,7 @@ def make_tiny_model(path: Path, *, chat: bool = True, seed: int = 0) -> Path:
         num_hidden_layers=2,
         num_attention_heads=2,
         num_key_value_heads=1,
-        max_position_embeddings=1024,
+        max_position_embeddings=context,
         # Wide enough for probabilities far from uniform: a tie would be broken by rounding.
         initializer_range=0.3,
         tie_word_embeddings=False,

@@ -23,9 +23,7 @@ def main() -> None:
 
 def build_app(settings: Settings, t: Texts) -> typer.Typer:
     """The command line in one language."""
-    app = typer.Typer(
-        help=t("train.help"), no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
-    )
+    app = typer.Typer(help=t("train.help"), no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
     out_option = typer.Option(help=t("train.out"))
 
     @app.command(help=t("train.judge"))

@@ -177,5 +177,5 @@ def _label_tokens(instrument: Instrument, tokenizer: Any) -> list[int]:
 
 
 def _shared(rows: Sequence[Sequence[int]]) -> int:
-    low, high = min(rows), max(rows)
+    low, high = min(rows, key=tuple), max(rows, key=tuple)
     return next(i for i, (a, b) in enumerate(zip(low, high, strict=False)) if a != b)

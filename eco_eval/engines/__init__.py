@@ -7,13 +7,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
-from eco_eval.engines.base import Engine
+from eco_eval.engines.base import Engine, OpenEngine
 from eco_eval.settings import Settings
 from eco_eval.types import ModelRef
 
 EngineName = Literal["transformers", "vllm", "endpoint"]
 
-__all__ = ["Engine", "EngineName", "open_engine"]
+__all__ = ["Engine", "EngineName", "OpenEngine", "open_engine"]
 
 
 @contextmanager

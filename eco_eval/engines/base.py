@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 from eco_eval.types import Completion, Conversation, Decoding, EngineInfo, Failure, LabelScores
@@ -36,3 +37,11 @@ class Engine(Protocol):
         Labels are distinct and none is a prefix of another.
         """
         ...
+
+    def close(self) -> None:
+        """Free the device and end what was started. Closing twice is fine."""
+        ...
+
+
+OpenEngine = Callable[[], AbstractContextManager[Engine]]
+"""Opens an engine for as long as a `with` block lasts; called only when there is work to do."""

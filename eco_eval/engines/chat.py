@@ -29,9 +29,7 @@ def render(tokenizer: Any, conversation: Conversation) -> str:
                 raise
             head, first, *rest = messages
             merged = {"role": "user", "content": f"{head['content']}\n\n{first['content']}"}
-            return str(
-                tokenizer.apply_chat_template([merged, *rest], tokenize=False, add_generation_prompt=True)
-            )
+            return str(tokenizer.apply_chat_template([merged, *rest], tokenize=False, add_generation_prompt=True))
     bos = tokenizer.bos_token or ""
     parts = [f"{_ALPACA_HEADERS[m['role']]}{m['content'].strip()}\n\n" for m in messages]
     return bos + "".join(parts) + "### Response:\n"

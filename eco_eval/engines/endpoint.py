@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import socket
+import threading
+import weakref
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from eco_eval.engines import chat
@@ -93,18 +97,31 @@ class ApiClient:
                 # A proxy of the environment leads out of the machine, never back to it.
                 trust_env=not _is_loopback(address.host),
                 limits=httpx2.Limits(max_connections=concurrency, max_keepalive_connections=concurrency),
-                event_hooks={"request": [self._strip_headers]},
+                event_hooks={"request": [self._prepare]},
             ),
         )
+        self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+        self._noting = threading.Lock()
 
-    def _strip_headers(self, request: httpx2.Request) -> None:
+    def _prepare(self, request: httpx2.Request) -> None:
         for name in set(request.headers) - _HEADERS:
             del request.headers[name]
         if self._key:
             request.headers["Authorization"] = f"Bearer {self._key}"
+        request.extensions = {**request.extensions, "trace": self._note_socket}
+
+    def _note_socket(self, event: str, details: Mapping[str, Any]) -> None:
+        if event in ("connection.connect_tcp.complete", "connection.start_tls.complete"):
+            with self._noting:
+                self._sockets.add(details["return_value"].get_extra_info("socket"))
 
     def close(self) -> None:
-        """Stop: requests under way end with their answer or their timeout and are not retried."""
+        """Cut every connection: requests under way fail, and are not retried."""
+        # Closing the SDK alone leaves threads waiting for a reply, and a server waiting for those threads.
+        with self._noting:
+            for connection in self._sockets:
+                with suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)
         self._sdk.close()
 
     def post(self, path: str, body: Mapping[str, Any], field: str) -> dict[str, Any] | Failure:

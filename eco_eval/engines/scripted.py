@@ -39,8 +39,9 @@ class ScriptedEngine:
                     continue
                 words = said.split(" ")
                 text = " ".join(words[: decoding.max_tokens])
-                yield index, Completion(
-                    text=text, truncated=len(words) > decoding.max_tokens, tokens=len(words)
+                yield (
+                    index,
+                    Completion(text=text, truncated=len(words) > decoding.max_tokens, tokens=len(words)),
                 )
 
     def score_labels(

@@ -33,7 +33,8 @@ class TransformersEngine:
     """A local model folder served by `transformers`.
 
     Conversations are batched by length. The messages all of them begin with, such as a judge's rubric, are computed
-    once and their key-value cache reused, also by later calls; a batch then holds `[shared prefix][padding][rest]`, with positions that skip the
+    once and their key-value cache reused, also by later calls; a batch then holds
+    `[shared prefix][padding][rest]`, with positions that skip the
     padding. That is exact where every layer attends to everything before it; models with sliding windows or
     recurrent layers get whole rows padded on the left instead.
 
@@ -63,7 +64,7 @@ class TransformersEngine:
             self._tokenizer: Any = AutoTokenizer.from_pretrained(path, **safe)
             model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, use_safetensors=True, **safe)
             self._model: Any = model.to(self._device).eval()
-        except (OSError, ValueError, KeyError, RuntimeError, ImportError, AttributeError) as error:
+        except Exception as error:  # a hostile or damaged folder can raise anything from four libraries
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise EngineError("engine.load_failed", model=name, reason=reason) from error
         limit = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
@@ -183,9 +184,7 @@ class TransformersEngine:
             mask.append([1] * shared + [0] * gap + [1] * (len(row.ids) - shared))
         return torch.tensor(ids, device=self._device), torch.tensor(mask, device=self._device)
 
-    def _generate(
-        self, batch: Sequence[_Row], decoding: Decoding, shared: int, cache: Any
-    ) -> list[Completion]:
+    def _generate(self, batch: Sequence[_Row], decoding: Decoding, shared: int, cache: Any) -> list[Completion]:
         import torch
 
         ids, mask = self._tensors(batch, shared)

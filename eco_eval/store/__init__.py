@@ -1,7 +1,7 @@
 """Named bytes, kept whole: a local directory today, a Hub dataset with the same paths beside it."""
 
-from eco_eval.store.base import ANY, ABSENT, Store, Version
+from eco_eval.store.base import ABSENT, ANY, Store, Version, slug
 from eco_eval.store.local import LocalStore
 from eco_eval.store.table import Table
 
-__all__ = ["ABSENT", "ANY", "LocalStore", "Store", "Table", "Version"]
+__all__ = ["ABSENT", "ANY", "LocalStore", "Store", "Table", "Version", "slug"]

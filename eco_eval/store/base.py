@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final, Protocol
 
 Version = str
@@ -12,6 +13,11 @@ ANY: Final = "any"
 
 ABSENT: Final = "absent"
 """Write only if nothing is there now."""
+
+
+def slug(name: str) -> str:
+    """A name as one path segment."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "--", name).strip(".-") or "unnamed"
 
 
 class Store(Protocol):

@@ -102,9 +102,7 @@ def to_parquet(records: Sequence[BaseModel], fields: Sequence[str], meta: dict[s
     return out.getvalue()
 
 
-def from_parquet(
-    data: bytes, adapter: TypeAdapter[RecordT], path: str
-) -> tuple[list[RecordT], dict[str, str]]:
+def from_parquet(data: bytes, adapter: TypeAdapter[RecordT], path: str) -> tuple[list[RecordT], dict[str, str]]:
     """Records and metadata from what `to_parquet` wrote.
 
     Raises:
@@ -136,9 +134,7 @@ def _field_names(kind: Any) -> list[str]:
 
 def _is_nested(cell: object) -> bool:
     """Whether a cell goes into JSON text: anything but a scalar or a list of numbers."""
-    return isinstance(cell, dict) or (
-        isinstance(cell, list) and not all(isinstance(x, int | float) for x in cell)
-    )
+    return isinstance(cell, dict) or (isinstance(cell, list) and not all(isinstance(x, int | float) for x in cell))
 
 
 def _arrow_type(cells: Sequence[object]) -> Any:

@@ -93,8 +93,7 @@ def as_json(store: Store, result_id: str) -> dict[str, Any]:
     """A result with its answers and verdicts."""
     result = _find(store, result_id)
     rows = [
-        {"answer": a.model_dump(mode="json"), "judgement": j.model_dump(mode="json")}
-        for a, j in details(store, result)
+        {"answer": a.model_dump(mode="json"), "judgement": j.model_dump(mode="json")} for a, j in details(store, result)
     ]
     return {"result": result.model_dump(mode="json"), "answers": rows}
 
@@ -124,9 +123,8 @@ def _parts(title: str, names: str, parts: Mapping[str, Estimate], t: Texts) -> s
             (t("page.column_n"), " class='num'"),
         )
     )
-    return (
-        f"<div class='eco-scroll' tabindex='0'><table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>"
-    )
+    table = f"<table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>"
+    return f"<div class='eco-scroll' tabindex='0'>{table}</div>"
 
 
 def _card(answer: Answer, judgement: Judgement, prompts: Mapping[str, str], t: Texts) -> str:

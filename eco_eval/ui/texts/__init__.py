@@ -12,7 +12,7 @@ from eco_eval.settings import Lang
 
 
 class Texts:
-    """One language's catalogue. `t("page.title")` is the text, `t("cli.saved", path=p)` the text with its places filled."""
+    """One language's catalogue: `t("page.title")` is the text, `t("cli.rate", rate="5")` the text filled in."""
 
     def __init__(self, lang: Lang) -> None:
         self.lang: Lang = lang

@@ -1,0 +1,44 @@
+"""Real parts, made once a session: a tiny model, the bundled instrument, a store."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+sys.path.insert(0, str(Path(__file__).parent))
+
+import pytest
+from tiny import make_tiny_model
+
+from eco_eval.instrument import Instrument, load_instrument
+from eco_eval.store import LocalStore
+
+REPO = Path(__file__).parent.parent
+H4RMONY = REPO.parent / "shared" / "h4rmony"
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Qwen2 of two layers with a chat template."""
+    return make_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def tiny_judge(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Another random model, with a context long enough for the rubric."""
+    return make_tiny_model(tmp_path_factory.mktemp("models") / "tiny-judge", seed=1, context=8192)
+
+
+@pytest.fixture(scope="session")
+def demo() -> Instrument:
+    """The bundled demo instrument, its judge at some revision."""
+    return load_instrument("eco-es-demo").with_judge_at("0" * 40)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> LocalStore:
+    return LocalStore(tmp_path / "store")

@@ -1,0 +1,253 @@
+"""The whole flow with real engines, killed and resumed, and again with nothing left to do."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import REPO
+
+from eco_eval.candidates import resolve
+from eco_eval.engines.base import Engine
+from eco_eval.engines.scripted import ScriptedEngine
+from eco_eval.engines.transformers import TransformersEngine
+from eco_eval.errors import EngineError, InputError, TooManyUngraded
+from eco_eval.instrument import Instrument, load_instrument
+from eco_eval.pipeline import Engines, evaluate, forget, read_result, submit
+from eco_eval.store import LocalStore
+from eco_eval.types import Failure, ModelRef, Result, Submission
+
+MODEL = ModelRef(name="owner/model", source="hub", revision="a" * 40)
+
+
+def scripted(answer: Any = lambda c: "El río es de todos.", label: Any = lambda c, labels: [3, 2, 1]) -> Engines:
+    @contextmanager
+    def candidate() -> Iterator[Engine]:
+        yield ScriptedEngine(answer=answer)
+
+    @contextmanager
+    def judge() -> Iterator[Engine]:
+        yield ScriptedEngine(label=label)
+
+    return Engines(candidate=candidate, judge=judge)
+
+
+def unopened() -> Any:
+    raise AssertionError("an engine was opened with nothing to do")
+
+
+def length_judge(conversation: Any, labels: Any) -> list[float]:
+    """Some verdict that depends on the answer and is the same each time."""
+    return [len(conversation[-1].content) % 7 + 1, 2, 3]
+
+
+@pytest.fixture
+def short(demo: Instrument) -> Instrument:
+    return demo.limited(6)
+
+
+def test_one_submission_gives_a_result_with_anchors_and_provenance(short: Instrument, store: LocalStore) -> None:
+    result = evaluate(submit(MODEL, short), short, scripted(), store)
+    assert result.score.eco.value == 100
+    assert result.score.eco.low < 100
+    assert result.score.counts.graded == 6
+    assert result.agreement is not None
+    assert result.agreement.triples == 6
+    assert result.provenance.candidate is not None
+    paths = store.list("results/")
+    kept = [Result.model_validate_json((store.read(p) or (b"", ""))[0]) for p in paths]
+    names = {r.submission.model.name for r in kept if r.is_anchor}
+    assert names == {"anchor-best", "anchor-ambivalent", "anchor-worst", "anchor-constant"}
+
+
+def test_the_same_submission_twice_does_no_work(short: Instrument, store: LocalStore) -> None:
+    first = evaluate(submit(MODEL, short), short, scripted(), store)
+    before = {p: (store.root / p).stat().st_mtime_ns for p in store.list("")}
+    again = evaluate(submit(MODEL, short), short, Engines(unopened, unopened), store)
+    assert again == first
+    assert {p: (store.root / p).stat().st_mtime_ns for p in store.list("")} == before
+
+
+def test_another_judge_judges_the_kept_answers(short: Instrument, store: LocalStore) -> None:
+    first = evaluate(submit(MODEL, short), short, scripted(), store)
+    other = short.with_judge_at("b" * 40)
+    engines = Engines(unopened, scripted(label=lambda c, labels: [1, 2, 9]).judge)
+    second = evaluate(submit(MODEL, other), other, engines, store)
+    assert second.id != first.id
+    assert second.answers_path == first.answers_path
+    assert (first.score.eco.value, second.score.eco.value) == (100, 0)
+
+
+def test_a_system_prompt_is_another_submission_with_other_answers(short: Instrument, store: LocalStore) -> None:
+    plain = submit(MODEL, short)
+    guided = submit(MODEL, short, "Cuida el río.")
+    assert plain.id != guided.id
+    assert plain.answers_digest != guided.answers_digest
+    seen: list[Any] = []
+    evaluate(guided, short, scripted(answer=lambda c: seen.append(c) or "Sí."), store)
+    assert [m.role for m in seen[0]] == ["system", "user"]
+
+
+def test_the_place_of_a_model_is_not_part_of_its_submission(short: Instrument) -> None:
+    here = submit(MODEL.model_copy(update={"path": "/here"}), short)
+    there = submit(MODEL.model_copy(update={"path": "/there"}), short)
+    assert here.id == there.id
+
+
+def test_too_many_missing_verdicts_give_no_score_and_keep_the_work(short: Instrument, store: LocalStore) -> None:
+    def often(conversation: Any, labels: Any) -> Any:
+        return Failure(cause="unreadable") if "río es de todos" in conversation[-1].content else [3, 2, 1]
+
+    submission = submit(MODEL, short)
+    with pytest.raises(TooManyUngraded):
+        evaluate(submission, short, scripted(label=often), store)
+    assert read_result(store, submission.id) is None
+    assert len(store.list("judgements/")) == 5
+
+
+def test_a_candidate_that_breaks_half_way_goes_on_where_it_stopped(short: Instrument, store: LocalStore) -> None:
+    asked: list[str] = []
+
+    def breaks(conversation: Any) -> str:
+        if len(asked) == 3:
+            raise EngineError("vllm.died", retryable=True, model="m", log="")
+        asked.append(conversation[-1].content)
+        return "Vale, al río."
+
+    submission = submit(MODEL, short)
+    with pytest.raises(EngineError):
+        evaluate(submission, short, scripted(answer=breaks), store)
+    resumed: list[str] = []
+    evaluate(submission, short, scripted(answer=lambda c: resumed.append(c[-1].content) or "Vale, al río."), store)
+    assert sorted(asked + resumed) == sorted(p.text for p in short.asked)
+
+
+def test_forgetting_judgements_keeps_answers(short: Instrument, store: LocalStore) -> None:
+    submission = submit(MODEL, short)
+    first = evaluate(submission, short, scripted(), store)
+    forget(submission, short, store, judgements=True)
+    engines = Engines(unopened, scripted(label=lambda c, labels: [0, 1, 0]).judge)
+    second = evaluate(submission, short, engines, store)
+    assert (first.score.eco.value, second.score.eco.value) == (100, 50)
+
+
+def test_there_is_nothing_to_forget_without_answers(short: Instrument, store: LocalStore) -> None:
+    with pytest.raises(InputError) as caught:
+        forget(submit(MODEL, short), short, store, judgements=True)
+    assert caught.value.key == "judge.no_answers"
+
+
+def test_prompts_of_ones_own_are_scored_with_the_judge_measured_on_gold(demo: Instrument, store: LocalStore) -> None:
+    from eco_eval.types import Prompt
+
+    own = demo.asking((Prompt(id="a", group="a", text="¿Qué ceno?"), Prompt(id="b", group="b", text="¿Y mañana?")), "x")
+    result = evaluate(submit(MODEL, own), own, scripted(label=length_judge), store)
+    assert result.score.counts.asked == 2
+    assert result.agreement is not None
+    assert result.agreement.triples == len(demo.gold)
+    assert not result.publishable
+
+
+# --- killed at any point
+
+
+RUN = """
+import sys, time
+from pathlib import Path
+from eco_eval import pipeline
+from eco_eval.candidates import resolve
+from eco_eval.instrument import load_instrument
+from eco_eval.store import LocalStore, Table
+model, judge, root, start = sys.argv[1:5]
+measure = load_instrument("eco-es-demo").limited(12).judged_by(
+    "tiny", model=judge, source="local", context=8192, min_label_mass=0.0)
+from eco_eval.settings import Settings
+measure, ref = pipeline.resolve_judge(measure, Settings())
+submission = pipeline.submit(resolve(model), measure)
+from eco_eval.engines.transformers import TransformersEngine
+small = TransformersEngine.__init__
+def batches_of_three(self, *args, **kwargs):
+    small(self, *args, **{**kwargs, "batch_size": 3})
+TransformersEngine.__init__ = batches_of_three
+engines = pipeline.open_engines(submission, measure, ref, Settings())
+print("ready", flush=True)
+result = pipeline.evaluate(submission, measure, engines, LocalStore(Path(root)))
+print(result.model_dump_json())
+"""
+
+
+def run(model: Path, judge: Path, root: Path, kill_after: float | None) -> bytes | None:
+    """Evaluate in a process of its own; with `kill_after`, SIGKILL it that many seconds after it is ready."""
+    environ = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPO)}
+    process = subprocess.Popen(
+        [sys.executable, "-c", RUN, str(model), str(judge), str(root), ""], stdout=subprocess.PIPE, env=environ
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"ready\n"
+    if kill_after is not None:
+        time.sleep(kill_after)
+        process.send_signal(signal.SIGKILL)
+    out = process.stdout.read()
+    process.wait()
+    return out if process.returncode == 0 else None
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    """Judgements, answers and scores, byte for byte; a result's provenance holds times and is left out."""
+    found = {}
+    for file in sorted(root.rglob("*")):
+        if file.is_file() and file.name != ".lock":
+            data = file.read_bytes()
+            if file.suffix == ".json":
+                whole = json.loads(data)
+                whole.pop("provenance")
+                data = json.dumps(whole).encode()
+            found[file.relative_to(root).as_posix()] = data
+    return found
+
+
+def test_killed_at_any_point_the_same_command_ends_with_the_same_bytes(
+    tiny_model: Path, tiny_judge: Path, tmp_path: Path
+) -> None:
+    unbroken = tmp_path / "unbroken"
+    began = time.monotonic()
+    assert run(tiny_model, tiny_judge, unbroken, None) is not None
+    whole = time.monotonic() - began
+    chance = random.Random(7)
+    killed = tmp_path / "killed"
+    survived = 0
+    for _ in range(4):
+        survived += run(tiny_model, tiny_judge, killed, chance.uniform(0.0, 0.6 * whole)) is not None
+    assert run(tiny_model, tiny_judge, killed, None) is not None
+    assert contents(killed) == contents(unbroken)
+    assert survived < 4, "no run was killed, so this test shows nothing"
+
+
+def test_real_engines_repeat_their_score(tiny_model: Path, tiny_judge: Path, tmp_path: Path) -> None:
+    measure = load_instrument("eco-es-demo").limited(4).with_judge_at(resolve(str(tiny_judge)).revision)
+    loose = measure.judged_by("tiny", min_label_mass=0.0)
+
+    @contextmanager
+    def candidate() -> Iterator[Engine]:
+        yield TransformersEngine(tiny_model, "tiny", dtype="float32")
+
+    @contextmanager
+    def judge() -> Iterator[Engine]:
+        yield TransformersEngine(tiny_judge, "judge", dtype="float32", context=8192)
+
+    submission: Submission = submit(resolve(str(tiny_model)), loose)
+    results = [
+        evaluate(submission, loose, Engines(candidate, judge), LocalStore(tmp_path / name)) for name in ("a", "b")
+    ]
+    assert results[0].score == results[1].score
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
