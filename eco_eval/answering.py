@@ -13,6 +13,7 @@ from eco_eval.types import (
     Failure,
     Message,
     Progress,
+    Prompt,
     Submission,
 )
 
@@ -46,7 +47,7 @@ def answer(
             asked = conversations(instrument, submission.system_prompt)
             try:
                 for index, outcome in candidate.complete(asked, instrument.answer.decoding, done):
-                    table.add(_answer(ids[index], outcome))
+                    table.add(_answer(instrument.asked[index], outcome))
                     progress("answer", len(table.records), len(ids))
             finally:
                 table.flush()
@@ -55,11 +56,12 @@ def answer(
     return answers, EngineInfo.model_validate_json(kept) if kept else None
 
 
-def _answer(prompt_id: str, outcome: Completion | Failure) -> Answer:
+def _answer(prompt: Prompt, outcome: Completion | Failure) -> Answer:
     if isinstance(outcome, Failure):
-        return Answer(prompt_id=prompt_id, text="", failure=outcome)
+        return Answer(prompt_id=prompt.id, prompt=prompt.text, text="", failure=outcome)
     return Answer(
-        prompt_id=prompt_id,
+        prompt_id=prompt.id,
+        prompt=prompt.text,
         text=_storable(outcome.text),
         reasoning=_storable(outcome.reasoning) if outcome.reasoning else None,
         truncated=outcome.truncated,

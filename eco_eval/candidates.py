@@ -29,14 +29,23 @@ def resolve(name: str) -> ModelRef:
         SubmissionRejected: it does not exist, or is not safe or not complete; says why.
         EngineError: the Hub cannot be reached.
     """
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        return _local(name, folder)
-    if folder.exists():
+    folder = _on_disk(name)
+    if folder is not None and not folder.is_dir():
         raise SubmissionRejected("model.not_a_folder", model=name)
-    if name.startswith((".", "/", "~")) or not HUB_ID.fullmatch(name) or ".." in name:
+    if folder is not None:
+        return _local(name, folder)
+    if not HUB_ID.fullmatch(name) or ".." in name:
         raise SubmissionRejected("model.not_found", model=name)
     return _hub(name)
+
+
+def _on_disk(name: str) -> Path | None:
+    """What is at that path on this machine, if anything."""
+    try:
+        path = Path(name).expanduser()
+        return path if name.strip() and path.exists() else None
+    except (OSError, RuntimeError):  # Too long for a path, or in the home of a user there is not.
+        return None
 
 
 def check_files(name: str, files: Sequence[str], config: dict[str, Any]) -> None:
@@ -62,15 +71,20 @@ def check_files(name: str, files: Sequence[str], config: dict[str, Any]) -> None
 
 
 def _local(name: str, folder: Path) -> ModelRef:
-    files = [f.relative_to(folder).as_posix() for f in sorted(folder.rglob("*")) if f.is_file()]
-    if "config.json" not in files:
-        raise SubmissionRejected("model.no_config", model=name)
-    config = _config(name, (folder / "config.json").read_text(encoding="utf-8", errors="replace"))
-    check_files(name, files, config)
-    content = hashlib.sha256()
-    for file in files:
-        with (folder / file).open("rb") as handle:
-            content.update(f"{file}\0{hashlib.file_digest(handle, 'sha256').hexdigest()}\n".encode())
+    try:
+        paths = [f.relative_to(folder) for f in sorted(folder.rglob("*")) if f.is_file()]
+        # Hidden files are what git and the Hub's client note for themselves; nothing loads them.
+        files = [p.as_posix() for p in paths if not any(part.startswith(".") for part in p.parts)]
+        if "config.json" not in files:
+            raise SubmissionRejected("model.no_config", model=name)
+        config = _config(name, folder / "config.json")
+        check_files(name, files, config)
+        content = hashlib.sha256()
+        for file in files:
+            with (folder / file).open("rb") as handle:
+                content.update(f"{file}\0{hashlib.file_digest(handle, 'sha256').hexdigest()}\n".encode())
+    except OSError as error:
+        raise EngineError("engine.load_failed", model=name, reason=error.strerror or error) from error
     # The folder's own name, not its path: the same weights elsewhere are the same submission.
     return ModelRef(
         name=folder.resolve().name,
@@ -82,13 +96,7 @@ def _local(name: str, folder: Path) -> ModelRef:
 
 
 def _hub(name: str) -> ModelRef:
-    from huggingface_hub import HfApi, hf_hub_download, snapshot_download
-    from huggingface_hub.errors import (
-        HfHubHTTPError,
-        OfflineModeIsEnabled,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
+    from huggingface_hub import HfApi, errors, hf_hub_download, snapshot_download
 
     repo, _, revision = name.partition("@")
     try:
@@ -97,20 +105,23 @@ def _hub(name: str) -> ModelRef:
         if "config.json" not in files:
             raise SubmissionRejected("model.no_config", model=name)
         sha = str(info.sha)
-        config = _config(name, Path(hf_hub_download(repo, "config.json", revision=sha)).read_text("utf-8"))
+        config = _config(name, Path(hf_hub_download(repo, "config.json", revision=sha)))
         check_files(name, files, config)
         path = snapshot_download(repo, revision=sha, allow_patterns=list(WANTED))
-    except (RepositoryNotFoundError, RevisionNotFoundError) as error:
+    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
         raise SubmissionRejected("model.not_on_hub", model=name) from error
-    except (HfHubHTTPError, OfflineModeIsEnabled, OSError) as error:
+    except errors.HFValidationError as error:
+        raise SubmissionRejected("model.not_found", model=name) from error
+    # HTTPError is what the client's HTTP library raises when nobody answers.
+    except (errors.HTTPError, OSError) as error:  # type: ignore[attr-defined]
         raise EngineError("hub.unreachable", model=name, retryable=True, reason=type(error).__name__) from error
     return ModelRef(name=repo, source="hub", revision=sha, dtype=_dtype(config), path=path)
 
 
-def _config(name: str, text: str) -> dict[str, Any]:
+def _config(name: str, file: Path) -> dict[str, Any]:
     try:
-        config = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+        config = json.loads(file.read_bytes())
+    except (ValueError, RecursionError) as error:
         raise SubmissionRejected("model.bad_config", model=name) from error
     if not isinstance(config, dict):
         raise SubmissionRejected("model.bad_config", model=name)

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 DEFAULT_INSTRUMENT = "eco-es-demo"
 
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it."""
+
 
 def main() -> None:
     """Entry point. Exit codes: 0 done, 2 something to fix in the input, 1 a stage broke, 130 interrupted."""
@@ -35,13 +38,16 @@ def run_app(build: Callable[[Settings, Texts], typer.Typer], arguments: list[str
     try:
         settings = Settings.from_env()
         texts = Texts(settings.lang)
-        return int(build(settings, texts)(arguments, standalone_mode=False) or 0)
+        code = int(build(settings, texts)(arguments, standalone_mode=False) or 0)
+        if code == INTERRUPTED:  # Typer turns Ctrl-C into this code without a word
+            print(texts("cli.interrupted"), file=sys.stderr)
+        return code
     except EcoEvalError as error:
         print(texts.error(error), file=sys.stderr)
         return 2 if isinstance(error, InputError) else 1
     except (KeyboardInterrupt, typer.Abort):
         print(texts("cli.interrupted"), file=sys.stderr)
-        return 130
+        return INTERRUPTED
     except typer.TyperException as error:
         show = getattr(error, "show", None)
         show() if show else print(error, file=sys.stderr)
@@ -75,7 +81,13 @@ def _add_evaluate(app: typer.Typer, settings: Settings, t: Texts) -> None:
         as_json: Annotated[bool, typer.Option("--json", help=t("cli.opt.json"))] = False,
     ) -> None:
         measure, judge_ref = _instrument(
-            settings, instrument, judge_model, judge_engine, judge_url, limit=limit, prompts=prompts
+            settings,
+            instrument,
+            judge_model=judge_model,
+            judge_engine=judge_engine,
+            judge_url=judge_url,
+            limit=limit,
+            prompts=prompts,
         )
         candidate = _candidate(model, engine, url, dtype)
         from eco_eval.pipeline import open_engines, submit
@@ -97,47 +109,46 @@ def _add_again(app: typer.Typer, settings: Settings, t: Texts) -> None:
     """`judge` and `score`: the later stages again, from what is kept."""
 
     def again(
-        target: str,
-        instrument: str | None,
-        judges: tuple[str | None, str | None, str | None],
-        judgements: bool,
-        as_json: bool,
+        target: str, judgements: bool, as_json: bool, judge_url: str | None, instrument: str | None, **options: Any
     ) -> None:
         from eco_eval.pipeline import forget, open_engines
 
         kept = _one_result(target, settings)
-        name = instrument or kept.submission.instrument
-        measure, judge_ref = _instrument(settings, name, *judges)
-        submission = kept.submission.model_copy(
-            update={
-                "instrument": measure.name + "".join(f" [{change}]" for change in measure.altered),
-                "asked_digest": measure.asked_digest,
-                "measured_digest": measure.measured_digest,
-            }
-        )
+        name = instrument or kept.submission.instrument.partition(" ")[0]
+        measure, judge_ref = _instrument(settings, name, judge_url=judge_url, **options)
+        submission = _under(kept.submission, measure)
         if submission.asked_digest != kept.submission.asked_digest:
-            raise InputError("judge.asks_other", result=kept.id, instrument=name)
+            raise InputError("judge.asks_other", result=kept.id, instrument=submission.instrument)
         forget(submission, measure, _store(settings), judgements=judgements)
-        engines = open_engines(submission, measure, judge_ref, settings, judge_url=judges[2])
+        engines = open_engines(submission, measure, judge_ref, settings, judge_url=judge_url)
         _finish(submission, measure, engines, settings, t, as_json)
 
-    @app.command(help=t("cli.judge.help"))
-    def judge(
-        result: Annotated[str, typer.Argument(help=t("cli.opt.result"))],
-        instrument: Annotated[str | None, typer.Option(help=t("cli.opt.instrument"))] = None,
-        judge_model: Annotated[str | None, typer.Option(help=t("cli.opt.judge_model"))] = None,
-        judge_engine: Annotated[str | None, typer.Option(help=t("cli.opt.judge_engine"))] = None,
-        judge_url: Annotated[str | None, typer.Option(help=t("cli.opt.judge_url"))] = None,
-        as_json: Annotated[bool, typer.Option("--json", help=t("cli.opt.json"))] = False,
-    ) -> None:
-        again(result, instrument, (judge_model, judge_engine, judge_url), True, as_json)
+    def command(name: str, judgements: bool) -> None:
+        @app.command(name=name, help=t(f"cli.{name}.help"))
+        def run(
+            result: Annotated[str, typer.Argument(help=t("cli.opt.result"))],
+            instrument: Annotated[str | None, typer.Option(help=t("cli.opt.instrument"))] = None,
+            judge_model: Annotated[str | None, typer.Option(help=t("cli.opt.judge_model"))] = None,
+            judge_engine: Annotated[str | None, typer.Option(help=t("cli.opt.judge_engine"))] = None,
+            judge_url: Annotated[str | None, typer.Option(help=t("cli.opt.judge_url"))] = None,
+            limit: Annotated[int | None, typer.Option(min=1, help=t("cli.opt.limit"))] = None,
+            prompts: Annotated[Path | None, typer.Option(help=t("cli.opt.prompts"))] = None,
+            as_json: Annotated[bool, typer.Option("--json", help=t("cli.opt.json"))] = False,
+        ) -> None:
+            again(
+                result,
+                judgements,
+                as_json,
+                judge_url,
+                instrument,
+                judge_model=judge_model,
+                judge_engine=judge_engine,
+                limit=limit,
+                prompts=prompts,
+            )
 
-    @app.command(help=t("cli.score.help"))
-    def score(
-        result: Annotated[str, typer.Argument(help=t("cli.opt.result"))],
-        as_json: Annotated[bool, typer.Option("--json", help=t("cli.opt.json"))] = False,
-    ) -> None:
-        again(result, None, (None, None, None), False, as_json)
+    command("judge", judgements=True)
+    command("score", judgements=False)
 
 
 def _add_reading(app: typer.Typer, settings: Settings, t: Texts) -> None:
@@ -160,7 +171,6 @@ def _add_reading(app: typer.Typer, settings: Settings, t: Texts) -> None:
         as_json: Annotated[bool, typer.Option("--json", help=t("cli.opt.json"))] = False,
     ) -> None:
         from eco_eval.board import details
-        from eco_eval.instrument import gold_prompts
         from eco_eval.ui.terminal import print_result
 
         found = _one_result(result, settings)
@@ -171,7 +181,7 @@ def _add_reading(app: typer.Typer, settings: Settings, t: Texts) -> None:
             rows = [{"answer": a.model_dump(), "judgement": j.model_dump(mode="json")} for a, j in kept]
             _print_json({"result": found.model_dump(mode="json"), "answers": rows})
         else:
-            print_result(found, kept, gold_prompts(found.submission.instrument), t)
+            print_result(found, kept, t)
 
 
 def _add_rest(app: typer.Typer, settings: Settings, t: Texts) -> None:
@@ -203,7 +213,7 @@ DEMO_MODELS = ("toy-base", "toy-best")
 def _demo(settings: Settings, t: Texts, as_json: bool) -> None:
     from eco_eval.pipeline import evaluate, open_engines, submit
 
-    measure, judge_ref = _instrument(settings, DEFAULT_INSTRUMENT, None, None, None)
+    measure, judge_ref = _instrument(settings, DEFAULT_INSTRUMENT)
     results = []
     for name in DEMO_MODELS:
         folder = settings.models_dir / name
@@ -225,10 +235,10 @@ def _demo(settings: Settings, t: Texts, as_json: bool) -> None:
 def _instrument(
     settings: Settings,
     name: str,
-    judge_model: str | None,
-    judge_engine: str | None,
-    judge_url: str | None,
     *,
+    judge_model: str | None = None,
+    judge_engine: str | None = None,
+    judge_url: str | None = None,
     limit: int | None = None,
     prompts: Path | None = None,
 ) -> "tuple[Instrument, ModelRef]":
@@ -255,6 +265,13 @@ def _instrument(
         judge = measure.judge.model_copy(update={"engine": kind})
         measure = measure.model_copy(update={"judge": judge})
     return resolve_judge(measure, settings)
+
+
+def _under(submission: "Submission", measure: "Instrument") -> "Submission":
+    """The same model and system prompt under another instrument."""
+    from eco_eval.pipeline import submit
+
+    return submit(submission.model, measure, submission.system_prompt)
 
 
 def _candidate(model: str, engine: str, url: str | None, dtype: str | None) -> "ModelRef":
@@ -329,7 +346,8 @@ def _progress(t: Texts, model: str) -> "Iterator[Progress]":
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=False) as bars:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
         tasks: dict[str, Any] = {}
 
         def report(stage: str, done: int, total: int) -> None:
@@ -392,3 +410,7 @@ def _print_json(value: object) -> None:
     import json
 
     print(json.dumps(value, ensure_ascii=False, indent=1))
+
+
+if __name__ == "__main__":
+    main()

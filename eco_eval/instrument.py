@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, ValidationError
 
 from eco_eval.errors import InstrumentError
 from eco_eval.prompts import bundled, prompts_digest, read_prompts, select
-from eco_eval.rubric import Lang, Rubric, load_rubric, rubric_files
+from eco_eval.rubric import Lang, Rubric, file_digest, load_rubric, rubric_files
 from eco_eval.types import Decoding, Prompt, Record, Split, digest
 
 DATA = Path(__file__).parent / "data"
@@ -61,13 +60,8 @@ class ScoreSpec(Record):
     max_ungraded: float = Field(ge=0, lt=1)
 
 
-class Instrument(Record):
-    """A loaded, checked instrument.
-
-    asked: the prompts put to candidates. gold: the prompts whose written answers measure the judge.
-    judge_revision: the exact weights of the judge, once they are resolved.
-    altered: what a command line changed against the file, if anything.
-    """
+class InstrumentFile(Record):
+    """What the TOML file of an instrument says."""
 
     name: str
     lang: Lang
@@ -75,6 +69,16 @@ class Instrument(Record):
     answer: AnswerSpec
     judge: JudgeSpec
     score: ScoreSpec
+
+
+class Instrument(InstrumentFile):
+    """A loaded, checked instrument.
+
+    asked: the prompts put to candidates. gold: the prompts whose written answers measure the judge.
+    judge_revision: the exact weights of the judge, once they are resolved.
+    altered: what a command line changed against the file, if anything.
+    """
+
     rubric: Rubric
     asked: tuple[Prompt, ...]
     gold: tuple[Prompt, ...]
@@ -136,34 +140,19 @@ def load_instrument(name: str, data: Path = DATA, pins: Path | None = None) -> I
     if not file.is_file():
         known = ", ".join(sorted(f.stem for f in (data / "instruments").glob("*.toml")))
         raise InstrumentError("instrument.unknown", name=name, known=known)
-    raw = _toml(file)
-    prompts_file = _beside(file, str(_get(raw, "prompts", "set", file)), ".jsonl") or bundled(
-        str(_get(raw, "prompts", "set", file)), data
-    )
-    rubric_name = str(_get(raw, "judge", "rubric", file))
-    folder = _beside(file, rubric_name, "") or data / "rubrics" / rubric_name
+    spec = _spec(file)
+    prompts_file = _beside(file, f"{spec.source.set}.jsonl") or bundled(spec.source.set, data)
+    folder = _beside(file, spec.judge.rubric) or data / "rubrics" / spec.judge.rubric
     check_pins([file, prompts_file, *(rubric_files(folder) if folder.is_dir() else [])], data, pins)
-    rubric = load_rubric(folder)
-    try:
-        split = PromptSource.model_validate(raw["prompts"]).split
-        asked = select(read_prompts(prompts_file, strict=True), split)
-        return Instrument.model_validate({**raw, "rubric": rubric, "asked": asked, "gold": asked})
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        kind = "unknown_key" if first["type"] == "extra_forbidden" else "bad_key"
-        raise InstrumentError(f"instrument.{kind}", file=file, field=key, reason=first["msg"]) from error
+    asked = select(read_prompts(prompts_file, strict=True), spec.source.split)
+    if not asked:
+        raise InstrumentError("instrument.bad_key", file=file, field="prompts.split", reason="no prompt in this split")
+    return Instrument(**dict(spec), rubric=load_rubric(folder), asked=asked, gold=asked)
 
 
 def instrument_names(data: Path = DATA) -> list[str]:
     """Names of the bundled instruments."""
     return sorted(f.stem for f in (data / "instruments").glob("*.toml"))
-
-
-def gold_prompts(instrument: str) -> dict[str, str]:
-    """Texts of the prompts of a bundled instrument by id, for showing; empty for instruments of your own."""
-    name = instrument.partition(" ")[0]
-    return {p.id: p.text for p in load_instrument(name).gold} if name in instrument_names() else {}
 
 
 def check_pins(files: list[Path], data: Path = DATA, pins: Path | None = None) -> None:
@@ -187,7 +176,9 @@ def pin(data: Path = DATA) -> list[str]:
     Raises:
         InstrumentError: a file that is pinned already was edited.
     """
-    files = sorted(f for folder in ("instruments", "prompts", "rubrics") for f in (data / folder).rglob("*.*"))
+    files = sorted(
+        f for folder in ("instruments", "prompts", "rubrics") for f in (data / folder).rglob("*.*") if f.is_file()
+    )
     check_pins(files, data)
     known = _read_pins(data / "pins.json")
     fresh = {f.relative_to(data).as_posix(): file_digest(f) for f in files}
@@ -195,29 +186,23 @@ def pin(data: Path = DATA) -> list[str]:
     return sorted(set(fresh) - set(known))
 
 
-def file_digest(file: Path) -> str:
-    """SHA-256 of a text file with line ends as `\\n`, so that a checkout with CRLF is still the same file."""
-    return hashlib.sha256(file.read_bytes().replace(b"\r\n", b"\n")).hexdigest()
-
-
 def _read_pins(file: Path) -> dict[str, str]:
     return dict(json.loads(file.read_text())) if file.is_file() else {}
 
 
-def _toml(file: Path) -> dict[str, Any]:
+def _spec(file: Path) -> InstrumentFile:
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8-sig"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raw = tomllib.loads(file.read_text(encoding="utf-8-sig"))
+        return InstrumentFile.model_validate(raw, by_alias=True, by_name=False)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        kind = "unknown_key" if first["type"] == "extra_forbidden" else "bad_key"
+        raise InstrumentError(f"instrument.{kind}", file=file, field=key, reason=first["msg"]) from error
+    except (OSError, ValueError) as error:
         raise InstrumentError("instrument.bad_toml", file=file, reason=error) from error
 
 
-def _get(raw: dict[str, Any], table: str, key: str, file: Path) -> object:
-    section = raw.get(table)
-    if not isinstance(section, dict) or key not in section:
-        raise InstrumentError("instrument.bad_key", file=file, field=f"{table}.{key}", reason="missing")
-    return section[key]
-
-
-def _beside(file: Path, name: str, suffix: str) -> Path | None:
-    candidate = file.parent / f"{name}{suffix}"
+def _beside(file: Path, name: str) -> Path | None:
+    candidate = file.parent / name
     return candidate if candidate.exists() else None

@@ -234,7 +234,8 @@ def read_analysis(text: str, criteria: Sequence[str]) -> dict[str, Any] | str:
     """The judge's analysis, or why it cannot be read. Only a whole, valid JSON object counts."""
     body = text.strip().removeprefix("```json").removeprefix("```").removesuffix("```")
     try:
-        value = json.loads(body)
+        # Constrained decoding lets raw line breaks into strings.
+        value = json.loads(body, strict=False)
     except (json.JSONDecodeError, RecursionError) as error:
         return str(error)
     if not isinstance(value, dict) or set(value) != {"analysis", "findings"}:

@@ -199,10 +199,10 @@ def anchor_sheets(instrument: Instrument) -> list[Sheet]:
     triples = tuple(p for p in instrument.gold if p.best and p.ambivalent and p.worst)
     for role in ("best", "ambivalent", "worst"):
         if triples:
-            answers = tuple(Answer(prompt_id=p.id, text=getattr(p, role)) for p in triples)
+            answers = tuple(Answer(prompt_id=p.id, prompt=p.text, text=getattr(p, role)) for p in triples)
             sheets.append(_anchor(role, instrument.base, triples, answers))
     constant = instrument.rubric.phrases[instrument.lang].constant
-    same = tuple(Answer(prompt_id=p.id, text=constant) for p in instrument.asked)
+    same = tuple(Answer(prompt_id=p.id, prompt=p.text, text=constant) for p in instrument.asked)
     sheets.append(_anchor("constant", instrument, instrument.asked, same))
     return sheets
 

@@ -6,6 +6,7 @@ import csv
 import hashlib
 import io
 import json
+import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -65,12 +66,12 @@ def read_prompts(file: Path, *, strict: bool = False) -> tuple[Prompt, ...]:
 
 def _read_text(file: Path) -> str:
     try:
-        return file.read_text(encoding="utf-8-sig")
+        data = file.read_bytes()
+        return re.sub("\r\n?", "\n", data.decode().removeprefix("\ufeff"))
     except FileNotFoundError as error:
         raise DataError("data.no_file", file=file) from error
     except UnicodeDecodeError as error:
-        line = file.read_bytes()[: error.start].count(b"\n") + 1
-        raise DataError("data.not_utf8", file=file, line=line) from error
+        raise DataError("data.not_utf8", file=file, line=data[: error.start].count(b"\n") + 1) from error
     except OSError as error:
         raise DataError("data.unreadable", file=file, reason=error.strerror or error) from error
 
@@ -82,7 +83,9 @@ def _json_rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             continue
         try:
             row = json.loads(text)
-        except (json.JSONDecodeError, RecursionError) as error:
+            # JSON can escape half a character, which no file, tokenizer or digest can hold.
+            json.dumps(row, ensure_ascii=False).encode()
+        except (ValueError, RecursionError) as error:
             raise DataError("data.bad_json", file=file, line=line, reason=error) from error
         if not isinstance(row, dict):
             raise DataError("data.not_object", file=file, line=line)
@@ -91,17 +94,26 @@ def _json_rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def _csv_rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     text = _read_text(file)
-    header = text.partition("\n")[0]
+    header = text.lstrip("\n").partition("\n")[0]
     delimiter = max("\t;,", key=header.count)
     csv.field_size_limit(2**31 - 1)
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    columns: list[str] = []
+    # Where the record begins: the reader counts to where it ends, for an open quote the end of the file.
+    line = 1
     try:
-        for row in reader:
-            if None in row:
-                raise DataError("data.extra_cells", file=file, line=reader.line_num)
-            yield reader.line_num, {k.strip(): v for k, v in row.items() if k and v not in (None, "")}
+        for cells in reader:
+            begin, line = line, reader.line_num + 1
+            if not any(cells):
+                continue
+            if not columns:
+                columns = [name.strip() for name in cells]
+                continue
+            if len(cells) > len(columns):
+                raise DataError("data.extra_cells", file=file, line=begin)
+            yield begin, {name: cell for name, cell in zip(columns, cells, strict=False) if name and cell}
     except csv.Error as error:
-        raise DataError("data.bad_csv", file=file, line=reader.line_num, reason=error) from error
+        raise DataError("data.bad_csv", file=file, line=line, reason=error) from error
 
 
 def _prompt(row: dict[str, Any], file: Path, line: int, number: int, strict: bool) -> Prompt:
@@ -113,8 +125,9 @@ def _prompt(row: dict[str, Any], file: Path, line: int, number: int, strict: boo
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
         raise DataError("data.bad_field", file=file, line=line, field=field, reason=first["msg"]) from error
-    if not prompt.text.strip():
-        raise DataError("data.bad_field", file=file, line=line, field="text", reason="empty")
+    for field in ("id", "group", "text"):
+        if not getattr(prompt, field).strip():
+            raise DataError("data.bad_field", file=file, line=line, field=field, reason="empty")
     return prompt
 
 
@@ -126,13 +139,18 @@ def _adapt(row: dict[str, Any], file: Path, line: int, number: int) -> dict[str,
     text = lower[column]
     if not isinstance(text, str):
         raise DataError("data.bad_field", file=file, line=line, field=column, reason="not a text")
-    name = lower.get("id", lower.get("promptid"))
-    identifier = f"row-{number}" if name is None else str(name)
-    adapted: dict[str, Any] = {"id": identifier, "group": str(lower.get("group", identifier)), "text": text}
+    identifier = _first(lower, "id", "promptid") or f"row-{number}"
+    adapted: dict[str, Any] = {"id": identifier, "group": _first(lower, "group") or identifier, "text": text}
     for key in ("lang", "variety", "best", "ambivalent", "worst"):
-        if isinstance(lower.get(key), str):
+        if lower.get(key) not in (None, ""):
             adapted[key] = lower[key]
     return adapted
+
+
+def _first(row: dict[str, Any], *keys: str) -> Any:
+    """The first of these cells that is not empty, numbers as text."""
+    found = next((row[key] for key in keys if row.get(key) not in (None, "")), None)
+    return str(found) if isinstance(found, int | float) else found
 
 
 def _nfc(value: object) -> object:

@@ -6,24 +6,33 @@ import hashlib
 import re
 import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from pydantic import ValidationError
+from pydantic import ValidationError, field_validator
 
 from eco_eval.errors import InstrumentError
-from eco_eval.types import Grade, Record, digest
+from eco_eval.types import GRADES, Record, digest
 
 Lang = Literal["es", "en"]
 
-PARTS = ("system", "question", "verdict", "analysis")
-"""The Markdown files of a rubric, each as `<part>.<lang>.md`."""
+LANGS: tuple[Lang, ...] = get_args(Lang)
+
+PARTS = {"system": {"criteria"}, "question": {"fence", "prompt", "answer"}, "verdict": set(), "analysis": set()}
+"""The Markdown files of a rubric, each as `<part>.<lang>.md`, and the places each must have."""
+
+_PLACE = re.compile(r"\{\{(\w+)\}\}")
 
 
-class CriterionText(Record):
-    name: str
+class Levels(Record):
+    """One text a grade."""
+
     good: str
     regular: str
     bad: str
+
+
+class CriterionText(Levels):
+    name: str
 
 
 class Criterion(Record):
@@ -47,11 +56,19 @@ class Rubric(Record):
     licence: str
     sources: tuple[str, ...]
     labels: dict[Lang, tuple[str, str, str]]
-    headings: dict[Lang, dict[Grade, str]]
+    headings: dict[Lang, Levels]
     criteria: tuple[Criterion, ...]
     phrases: dict[Lang, Phrases]
     texts: dict[str, str]
     digest: str
+
+    @field_validator("labels", "headings", "phrases")
+    @classmethod
+    def _in_every_language(cls, value: dict[Lang, Any]) -> dict[Lang, Any]:
+        for lang in LANGS:
+            if lang not in value:
+                raise ValueError(f"{lang} is missing")
+        return value
 
     def system(self, lang: Lang) -> str:
         """The judge's instruction: the same for every answer."""
@@ -66,14 +83,19 @@ class Rubric(Record):
         blocks = []
         for criterion in self.criteria:
             text: CriterionText = getattr(criterion, lang)
-            levels = "\n".join(f"- {heads[g]}: {getattr(text, g.value)}" for g in Grade)
+            levels = "\n".join(f"- {getattr(heads, g)}: {getattr(text, g)}" for g in GRADES)
             blocks.append(f"{criterion.id}. {text.name}\n{levels}")
         return "\n\n".join(blocks)
 
 
 def fill(template: str, **values: str) -> str:
     """Put values into `{{name}}` places in one pass: a value that holds such a place is left as it is."""
-    return re.sub(r"\{\{(\w+)\}\}", lambda place: values[place.group(1)], template).strip()
+    return _PLACE.sub(lambda place: values[place.group(1)], template).strip()
+
+
+def file_digest(file: Path) -> str:
+    """SHA-256 of a text file with line ends as `\\n`, so that a checkout with CRLF is still the same file."""
+    return hashlib.sha256(file.read_bytes().replace(b"\r\n", b"\n")).hexdigest()
 
 
 def rubric_files(folder: Path) -> list[Path]:
@@ -90,22 +112,35 @@ def load_rubric(folder: Path) -> Rubric:
     source = folder / "rubric.toml"
     data = _toml(source)
     phrases = _toml(folder / "phrases.toml")
-    texts = {f"{part}.{lang}": _text(folder / f"{part}.{lang}.md") for part in PARTS for lang in ("es", "en")}
+    texts = {f"{part}.{lang}": _template(folder, part, lang) for part in PARTS for lang in LANGS}
     # The digest leaves the folder's place out: the same rubric elsewhere is the same rubric.
-    files = {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in rubric_files(folder)}
+    files = {f.name: file_digest(f) for f in rubric_files(folder)}
     try:
         return Rubric.model_validate({**data, "phrases": phrases, "texts": texts, "digest": digest(files)})
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
-        raise InstrumentError("rubric.bad_field", file=source, field=field, reason=first["msg"]) from error
+        file = folder / "phrases.toml" if first["loc"][:1] == ("phrases",) else source
+        raise InstrumentError("rubric.bad_field", file=file, field=field, reason=first["msg"]) from error
+
+
+def _template(folder: Path, part: str, lang: Lang) -> str:
+    file = folder / f"{part}.{lang}.md"
+    text = _text(file)
+    for place in sorted(PARTS[part] ^ set(_PLACE.findall(text))):
+        reason = "missing" if place in PARTS[part] else "unknown"
+        raise InstrumentError("rubric.bad_field", file=file, field=f"{{{{{place}}}}}", reason=reason)
+    return text
 
 
 def _text(file: Path) -> str:
     try:
-        return file.read_text(encoding="utf-8")
+        return file.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise InstrumentError("rubric.missing_file", file=file) from error
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise InstrumentError("data.not_utf8", file=file, line=line) from error
 
 
 def _toml(file: Path) -> dict[str, Any]:

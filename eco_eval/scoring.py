@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from eco_eval.errors import TooManyUngraded
-from eco_eval.stats import dirichlet_mean, mean_of_classes, weighted_kappa
+from eco_eval.stats import mean_of_classes, mean_of_shares, weighted_kappa
 from eco_eval.types import (
     GRADES,
     Agreement,
@@ -40,7 +40,7 @@ def score(
     """
     graded: list[Pair] = [(p, j) for p, j in zip(prompts, judgements, strict=True) if isinstance(j, Graded)]
     missing = len(prompts) - len(graded)
-    if not graded or missing > max_ungraded * len(prompts):
+    if not graded or missing / len(prompts) > max_ungraded:
         causes = ", ".join(sorted({j.cause for j in judgements if not isinstance(j, Graded)}))
         raise TooManyUngraded(
             "score.too_many_ungraded",
@@ -84,7 +84,7 @@ def agreement(
         groups: the prompts' groups, parallel.
 
     Returns:
-        None when fewer than two triples have all three verdicts.
+        None when the triples with all three verdicts are of fewer than two groups.
     """
     whole = [
         (group, (best, middle, worst))
@@ -124,7 +124,7 @@ def _soft(graded: Sequence[Pair]) -> Estimate | None:
     known = [s for s in shares if s is not None]
     if len(known) < len(graded):
         return None
-    return _percent(dirichlet_mean(known, [prompt.group for prompt, _ in graded], POINTS))
+    return _percent(mean_of_shares(known, [prompt.group for prompt, _ in graded], POINTS))
 
 
 def _share(graded: Sequence[Pair], grade: int) -> Estimate:

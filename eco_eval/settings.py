@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, get_args
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from eco_eval.errors import InputError
 from eco_eval.types import Record
@@ -28,6 +28,7 @@ class Settings(Record):
     vllm_args: extra options for `vllm serve`, for instance `--tensor-parallel-size 2`.
     start_timeout: seconds a model server may take to start.
     timeout: seconds one request to a model server may take.
+    retries: times a request to a model server is tried again, with back-off.
     concurrency: requests in flight to an endpoint.
     environ: the process environment, for the allow-list that child processes get.
     """
@@ -40,6 +41,7 @@ class Settings(Record):
     vllm_args: tuple[str, ...] = ()
     start_timeout: float = Field(default=900.0, gt=0)
     timeout: float = Field(default=120.0, gt=0)
+    retries: int = Field(default=5, ge=0)
     concurrency: int = Field(default=16, gt=0)
     environ: dict[str, str] = Field(default_factory=dict, repr=False)
 
@@ -59,14 +61,22 @@ class Settings(Record):
         values: dict[str, object] = {"environ": env}
         for name in cls.model_fields:
             raw = env.get(PREFIX + name.upper(), "").strip()
-            if raw and name != "environ":
+            if not raw or name == "environ":
+                continue
+            try:
                 values[name] = shlex.split(raw) if name == "vllm_args" else raw
+            except ValueError as error:
+                raise _bad_value(name, raw) from error
         try:
             return cls.model_validate(values)
-        except ValueError as error:
-            field = str(getattr(error, "errors", lambda: [{"loc": ["?"]}])()[0]["loc"][0])
-            shown = "…" if field.endswith("_key") else env.get(PREFIX + field.upper(), "")
-            raise InputError("settings.bad_value", variable=PREFIX + field.upper(), value=shown) from error
+        except ValidationError as error:
+            name = str(error.errors()[0]["loc"][0])
+            raise _bad_value(name, str(values[name])) from error
+
+
+def _bad_value(name: str, value: str) -> InputError:
+    shown = "…" if name.endswith("_key") else value
+    return InputError("settings.bad_value", variable=PREFIX + name.upper(), value=shown)
 
 
 LANGS: tuple[Lang, ...] = get_args(Lang)

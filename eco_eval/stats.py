@@ -40,12 +40,11 @@ def clustered_mean(values: Sequence[float] | Floats, groups: Sequence[str]) -> E
     from scipy import stats as scipy_stats
 
     x = np.asarray(values, dtype=float)
-    names, member = np.unique(np.asarray(groups, dtype=object).astype(str), return_inverse=True)
-    if len(names) < 2:
+    member, g = _members(groups)
+    if g < 2:
         raise ValueError("A clustered interval needs at least two groups.")
     mean = float(x.mean())
-    sums = np.bincount(member, weights=x - mean, minlength=len(names))
-    g = len(names)
+    sums = np.bincount(member, weights=x - mean)
     error = float(np.sqrt(g / (g - 1) * np.sum(sums**2)) / len(x))
     half = float(scipy_stats.t.ppf(0.5 + LEVEL / 2, g - 1)) * error
     return Estimate(value=mean, low=mean - half, high=mean + half, n=len(x), groups=g, method="clustered-t")
@@ -54,12 +53,13 @@ def clustered_mean(values: Sequence[float] | Floats, groups: Sequence[str]) -> E
 def dirichlet_mean(
     shares_of: Sequence[Sequence[float]] | Floats, groups: Sequence[str], points: Sequence[float]
 ) -> Estimate:
-    """Mean of graded points with a credible interval, for few groups.
+    """Mean of graded points with a credible interval, for few groups or rare grades.
 
     Posterior of the class shares under a Dirichlet(½, …, ½) prior; the interval is that of Σ points·share, by
-    20,000 draws with a fixed seed. A group counts as one observation, spread over the classes of its members,
-    which is exact for groups of one and conservative for larger ones. Unlike a t interval it has width when all
-    grades are alike. Source: Bowyer, Aitchison and Ivanova 2025 (2503.01747), for more than two classes.
+    20,000 draws with a fixed seed. Unlike a t interval it has width when all grades are alike. Observations count
+    as n²/Σ_g n_g² independent ones (Kish 1965), as if those of one group always agreed: exact for groups of one,
+    conservative for larger ones; so it is for fractional weights, which count as drawn grades. Source: Bowyer,
+    Aitchison and Ivanova 2025 (2503.01747), for more than two classes.
 
     Args:
         shares_of: shape (n, K): each observation's weight on the K classes, rows summing to 1.
@@ -70,41 +70,57 @@ def dirichlet_mean(
         The plain mean over observations, with the interval widened to hold it if need be.
     """
     weights = np.asarray(shares_of, dtype=float)
-    names, member = np.unique(np.asarray(groups, dtype=object).astype(str), return_inverse=True)
-    sizes = np.bincount(member)
-    counts = (weights / sizes[member][:, None]).sum(axis=0)
-    draws = np.random.default_rng(_SEED).dirichlet(counts + 0.5, size=_DRAWS) @ np.asarray(points, dtype=float)
+    worth = np.asarray(points, dtype=float)
+    member, count = _members(groups)
+    independent = len(weights) ** 2 / np.sum(np.bincount(member) ** 2)
+    posterior = weights.mean(axis=0) * independent + 0.5
+    draws = np.random.default_rng(_SEED).dirichlet(posterior, size=_DRAWS) @ worth
     low, high = np.quantile(draws, [0.5 - LEVEL / 2, 0.5 + LEVEL / 2])
-    value = float((weights @ np.asarray(points, dtype=float)).mean())
+    value = float((weights @ worth).mean())
     return Estimate(
         value=value,
         low=float(min(low, value)),
         high=float(max(high, value)),
         n=len(weights),
-        groups=len(names),
+        groups=count,
         method="dirichlet",
     )
+
+
+def mean_of_shares(
+    shares_of: Sequence[Sequence[float]] | Floats, groups: Sequence[str], points: Sequence[float]
+) -> Estimate:
+    """Mean points of graded observations: clustered t where the central limit holds, Dirichlet elsewhere.
+
+    The t interval needs FEW_GROUPS groups and Cochran's rule, groups > 25·skewness² (Cochran 1977, Sampling
+    Techniques, §2.15). Groups alone are not enough: with shares .97, .02, .01 and 240 groups it covers 90 %.
+
+    Args:
+        shares_of: shape (n, K): each observation's weight on the K classes, rows summing to 1.
+        groups: n group names.
+        points: shape (K,): what each class is worth; the interval stays between its smallest and its largest.
+    """
+    weights = np.asarray(shares_of, dtype=float)
+    worth = np.asarray(points, dtype=float)
+    values = weights @ worth
+    if not _central_limit_holds(values, groups):
+        return dirichlet_mean(weights, groups, points)
+    found = clustered_mean(values, groups)
+    low, high = max(found.low, float(worth.min())), min(found.high, float(worth.max()))
+    return found.model_copy(update={"low": low, "high": high})
 
 
 def mean_of_classes(
     classes: Sequence[int] | npt.NDArray[Any], groups: Sequence[str], points: Sequence[float]
 ) -> Estimate:
-    """Mean points of graded observations: clustered t for many groups, Dirichlet for few.
+    """Mean points of observations with one class each; see `mean_of_shares`.
 
     Args:
         classes: shape (n,): class index of each observation.
         groups: n group names.
         points: what each class is worth; the interval stays between its smallest and its largest.
     """
-    index = np.asarray(classes, dtype=int)
-    worth = np.asarray(points, dtype=float)
-    values = worth[index]
-    many = len(set(groups)) >= FEW_GROUPS
-    if many and values.std() > 0:
-        found = clustered_mean(values, groups)
-        low, high = max(found.low, float(worth.min())), min(found.high, float(worth.max()))
-        return found.model_copy(update={"low": low, "high": high})
-    return dirichlet_mean(np.eye(len(worth))[index], groups, points)
+    return mean_of_shares(np.eye(len(points))[np.asarray(classes, dtype=int)], groups, points)
 
 
 def weighted_kappa(truth: Sequence[int], said: Sequence[int], classes: int = 3) -> float:
@@ -125,3 +141,18 @@ def weighted_kappa(truth: Sequence[int], said: Sequence[int], classes: int = 3) 
     missed = float((gap * observed).sum())
     by_chance = float((gap * expected).sum())
     return 1.0 - missed / by_chance if by_chance else 1.0
+
+
+def _members(groups: Sequence[str]) -> tuple[npt.NDArray[np.intp], int]:
+    """The group number of each observation, and how many groups there are."""
+    names, member = np.unique(np.asarray(groups, dtype=object).astype(str), return_inverse=True)
+    return member, len(names)
+
+
+def _central_limit_holds(values: Floats, groups: Sequence[str]) -> bool:
+    member, count = _members(groups)
+    sums = np.bincount(member, weights=values - values.mean())
+    spread = float(np.mean(sums**2))
+    if count < FEW_GROUPS or spread < 1e-12:
+        return False
+    return bool(count > 25 * np.mean(sums**3) ** 2 / spread**3)

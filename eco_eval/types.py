@@ -145,9 +145,10 @@ class EngineInfo(Record):
 
 
 class Answer(Record):
-    """A model's answer to one prompt, or why there is none."""
+    """A model's answer to one prompt, or why there is none. `prompt` is what was asked, kept for whoever reads."""
 
     prompt_id: str
+    prompt: str = ""
     text: str
     reasoning: str | None = None
     truncated: bool = False

@@ -70,7 +70,8 @@ def _progress(t: Texts, name: str) -> "Iterator[Report]":
         TextColumn("{task.fields[loss]}"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True)) as bars:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
         task = bars.add_task(t("train.stage", name=name), total=None, loss="")
 
         def report(step: int, steps: int, loss: float) -> None:

@@ -81,4 +81,5 @@ def _build(
         api_key=key,
         concurrency=settings.concurrency,
         timeout=settings.timeout,
+        max_retries=settings.retries,
     )

@@ -34,8 +34,8 @@ class LocalStore:
     def write(self, path: str, data: bytes, *, expected: Version = ANY) -> Version:
         file = self._file(path)
         try:
-            file.parent.mkdir(parents=True, exist_ok=True)
             with self._locked():
+                file.parent.mkdir(parents=True, exist_ok=True)
                 if expected != ANY:
                     current = self.read(path)
                     if (current[1] if current else ABSENT) != expected:
@@ -46,25 +46,44 @@ class LocalStore:
         return hashlib.sha256(data).hexdigest()
 
     def list(self, prefix: str) -> list[str]:
-        found = (p.relative_to(self.root).as_posix() for p in self.root.rglob("*") if p.is_file())
-        return sorted(p for p in found if p.startswith(prefix) and not Path(p).name.startswith("."))
+        folder = prefix.rpartition("/")[0]
+        top = self._file(folder) if folder else self.root
+
+        def unreadable(error: OSError) -> None:
+            # A folder that is not there, or went while we read, holds nothing.
+            if not isinstance(error, FileNotFoundError | NotADirectoryError):
+                raise StoreError("store.unreadable", path=prefix, reason=error.strerror or error) from error
+
+        found = (
+            (Path(where) / name).relative_to(self.root).as_posix()
+            for where, _, names in os.walk(top, onerror=unreadable)
+            for name in names
+            if not name.startswith(".")
+        )
+        return sorted(path for path in found if path.startswith(prefix))
 
     def delete(self, path: str) -> None:
+        file = self._file(path)
         try:
-            self._file(path).unlink(missing_ok=True)
-            with suppress(OSError):
-                self._file(path).parent.rmdir()
+            if not file.exists():
+                return
+            with self._locked():
+                file.unlink(missing_ok=True)
+                with suppress(OSError):
+                    file.parent.rmdir()
         except OSError as error:
             raise StoreError("store.unwritable", path=path, reason=error.strerror or error) from error
 
     def _file(self, path: str) -> Path:
         parts = path.split("/")
-        if not path or any(part in ("", ".", "..") or "\\" in part or "\0" in part for part in parts):
+        # Names that begin with a dot are the store's own, and "." and "..".
+        if any(not part or part.startswith(".") or "\\" in part or not part.isprintable() for part in parts):
             raise InputError("store.bad_path", path=path)
         return self.root.joinpath(*parts)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
+        self.root.mkdir(parents=True, exist_ok=True)
         with (self.root / ".lock").open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield

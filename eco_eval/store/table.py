@@ -34,26 +34,24 @@ class Table(Generic[RecordT]):
         self._pending: list[RecordT] = []
         self._started = self._flushed = time.monotonic()
         self.records: dict[str, RecordT] = {}
-        whole = store.read(path)
-        self.finished = whole is not None
-        for data in [whole[0]] if whole else [self._shard(p) for p in store.list(self._shards)]:
-            self._load(data)
+        self.finished = self._load(path)
+        for shard in [] if self.finished else store.list(self._shards):
+            self._load(shard)
 
     @property
     def _shards(self) -> str:
         return f"{self._path.removesuffix('.parquet')}.shards/"
 
-    def _shard(self, path: str) -> bytes:
+    def _load(self, path: str) -> bool:
+        """Whether there is anything at `path`; if so, its records are known from now on."""
         found = self._store.read(path)
-        return found[0] if found else b""
-
-    def _load(self, data: bytes) -> None:
-        if not data:
-            return
-        records, meta = from_parquet(data, self._adapter, self._path)
+        if found is None:
+            return False
+        records, meta = from_parquet(found[0], self._adapter, path)
         self.meta.update(meta)
         for record in records:
             self.records.setdefault(record.prompt_id, record)  # type: ignore[attr-defined]
+        return True
 
     def add(self, record: RecordT) -> None:
         """Keep one more record; saved within a second or so."""
@@ -98,7 +96,7 @@ def to_parquet(records: Sequence[BaseModel], fields: Sequence[str], meta: dict[s
         {"eco_eval": json.dumps(meta, sort_keys=True), "json_columns": json.dumps(as_json)}
     )
     out = io.BytesIO()
-    pq.write_table(table, out)
+    pq.write_table(table, out, write_page_checksum=True)
     return out.getvalue()
 
 
@@ -112,7 +110,7 @@ def from_parquet(data: bytes, adapter: TypeAdapter[RecordT], path: str) -> tuple
     import pyarrow.parquet as pq
 
     try:
-        table = pq.read_table(io.BytesIO(data))
+        table = pq.read_table(io.BytesIO(data), page_checksum_verification=True)
         metadata = table.schema.metadata or {}
         meta = json.loads(metadata.get(b"eco_eval", b"{}"))
         as_json = set(json.loads(metadata.get(b"json_columns", b"[]")))
@@ -121,8 +119,8 @@ def from_parquet(data: bytes, adapter: TypeAdapter[RecordT], path: str) -> tuple
             for row in table.to_pylist()
         ]
         return [adapter.validate_python(row) for row in rows], meta
-    except (pa.ArrowException, ValueError, OSError) as error:
-        raise StoreError("store.corrupt", path=path, reason=str(error).splitlines()[0]) from error
+    except (pa.ArrowException, ValueError, TypeError, OSError) as error:
+        raise StoreError("store.corrupt", path=path, reason=str(error).partition("\n")[0]) from error
 
 
 def _field_names(kind: Any) -> list[str]:

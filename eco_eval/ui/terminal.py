@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -53,15 +53,13 @@ def print_score(result: Result, t: Texts) -> None:
     console.print(Text(t("score.id", id=result.id), style="dim"))
 
 
-def print_result(
-    result: Result, pairs: Sequence[tuple[Answer, Judgement]], prompts: Mapping[str, str], t: Texts
-) -> None:
+def print_result(result: Result, pairs: Sequence[tuple[Answer, Judgement]], t: Texts) -> None:
     """Every answer with its verdict, then the score."""
     console = Console(highlight=False)
     for answer, judgement in pairs:
         body = Text()
-        if answer.prompt_id in prompts:
-            body.append(f"{t('cli.show.prompt')}: ", "dim").append(plain(prompts[answer.prompt_id]) + "\n\n")
+        if answer.prompt:
+            body.append(f"{t('cli.show.prompt')}: ", "dim").append(plain(answer.prompt) + "\n\n")
         body.append(plain(answer.text))
         if answer.truncated:
             body.append(f" {t('cli.show.truncated')}", "yellow")

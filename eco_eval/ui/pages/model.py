@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from eco_eval.board import build, details, display_name, load_results
 from eco_eval.errors import EcoEvalError, InputError
-from eco_eval.instrument import gold_prompts
 from eco_eval.store import Store
 from eco_eval.types import Answer, Estimate, Grade, Graded, Judgement, Result
 from eco_eval.ui.pages.board import range_svg
@@ -61,7 +60,7 @@ def page(store: Store, result_id: str | None, grade: str, t: Texts) -> str:
         result = _find(store, result_id) if result_id else None
         if result is None:
             return f"<div class='eco'><p>{escape(t('page.empty'))}</p></div>"
-        return render(result, details(store, result), gold_prompts(result.submission.instrument), grade, t)
+        return render(result, details(store, result), grade, t)
     except EcoEvalError as error:
         return f"<div class='eco'><p class='eco-warn'>{escape(t.error(error))}</p></div>"
 
@@ -69,7 +68,6 @@ def page(store: Store, result_id: str | None, grade: str, t: Texts) -> str:
 def render(
     result: Result,
     pairs: Sequence[tuple[Answer, Judgement]],
-    prompts: Mapping[str, str],
     grade: str,
     t: Texts,
 ) -> str:
@@ -79,7 +77,7 @@ def render(
     judge = result.provenance.judge
     lines = judge_lines(result.stand_in_judge, judge.model if judge else "—", result.agreement, t)
     kept = [(a, j) for a, j in pairs if grade == "all" or (isinstance(j, Graded) and j.grade.value == grade)]
-    cards = "".join(_card(answer, judgement, prompts, t) for answer, judgement in kept)
+    cards = "".join(_card(answer, judgement, t) for answer, judgement in kept)
     return (
         f"<div class='eco'><h2>{escape(plain(name))}: {t.number(score.eco.value)} ({interval(score.eco, t)})</h2>"
         f"<p class='{'eco-warn' if result.stand_in_judge else 'eco-note'}'>{escape(lines)}</p>"
@@ -127,9 +125,8 @@ def _parts(title: str, names: str, parts: Mapping[str, Estimate], t: Texts) -> s
     return f"<div class='eco-scroll' tabindex='0'>{table}</div>"
 
 
-def _card(answer: Answer, judgement: Judgement, prompts: Mapping[str, str], t: Texts) -> str:
-    asked = prompts.get(answer.prompt_id)
-    question = f"<div class='text asked'>{escape(plain(asked))}</div>" if asked else ""
+def _card(answer: Answer, judgement: Judgement, t: Texts) -> str:
+    question = f"<div class='text asked'>{escape(plain(answer.prompt))}</div>" if answer.prompt else ""
     notes = [
         t(f"page.note_{note}")
         for note, there in (
