@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError
 from eco_eval.errors import InstrumentError
 from eco_eval.prompts import bundled, prompts_digest, read_prompts, select
 from eco_eval.rubric import Lang, Rubric, file_digest, load_rubric, rubric_files
-from eco_eval.types import Decoding, Prompt, Record, Split, digest
+from eco_eval.types import Decoding, Prompt, Record, digest
 
 DATA = Path(__file__).parent / "data"
 
@@ -23,7 +23,7 @@ PINS = DATA / "pins.json"
 
 class PromptSource(Record):
     set: str
-    split: Split | Literal["all"]
+    split: Literal["train", "eval", "all"]
 
 
 class AnswerSpec(Record):

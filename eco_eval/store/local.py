@@ -54,12 +54,11 @@ class LocalStore:
             if not isinstance(error, FileNotFoundError | NotADirectoryError):
                 raise StoreError("store.unreadable", path=prefix, reason=error.strerror or error) from error
 
-        found = (
-            (Path(where) / name).relative_to(self.root).as_posix()
-            for where, _, names in os.walk(top, onerror=unreadable)
-            for name in names
-            if not name.startswith(".")
-        )
+        found: list[str] = []
+        for where, folders, names in os.walk(top, onerror=unreadable):
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            inside = Path(where).relative_to(self.root)
+            found += [(inside / name).as_posix() for name in names if not name.startswith(".")]
         return sorted(path for path in found if path.startswith(prefix))
 
     def delete(self, path: str) -> None:

@@ -23,7 +23,12 @@ def build_page(site: gr.Blocks, store: Store, t: Texts) -> None:
 
     shown = gr.HTML()
     site.load(lambda: render(*_read(store), t), None, shown, api_visibility="private")
-    gr.api(lambda: _as_json(store), api_name="board")
+
+    def read_board() -> dict[str, Any]:
+        """The whole board: sections an instrument, models and anchors with score and interval."""
+        return _read(store)[0].model_dump(mode="json")
+
+    gr.api(read_board, api_name="board")
 
 
 def heading(t: Texts) -> str:
@@ -59,17 +64,9 @@ def _read(store: Store) -> tuple[Board, list[str]]:
     return build(results), broken
 
 
-def _as_json(store: Store) -> dict[str, Any]:
-    return _read(store)[0].model_dump(mode="json")
-
-
 def _section(section: Section, t: Texts) -> str:
-    heads = ["model", "eco", "interval", "", "good", "regular", "bad", "n", "missing", "truncated", "empty"]
-    cells = "".join(
-        f"<th scope='col' class='{'' if head in ('model', '') else 'num'}'>"
-        f"{escape(t(f'page.column_{head}')) if head else ''}</th>"
-        for head in heads
-    )
+    heads = ("model", "eco", "interval", "good", "regular", "bad", "n", "notes")
+    cells = "".join(f"<th scope='col' class='{_CSS[head]}'>{escape(t(f'page.column_{head}'))}</th>" for head in heads)
     rows = "".join(_row(row, t) for row in section.models)
     if section.anchors:
         rows += f"<tr class='split'><td colspan='{len(heads)}'>{escape(t('cli.board.anchors'))}</td></tr>"
@@ -83,17 +80,29 @@ def _section(section: Section, t: Texts) -> str:
     )
 
 
+# `wide` columns are left out on a phone.
+_CSS = {
+    "model": "name",
+    "eco": "num",
+    "interval": "",
+    "good": "num wide",
+    "regular": "num wide",
+    "bad": "num wide",
+    "n": "num wide",
+    "notes": "wide",
+}
+
+
 def _row(row: Row, t: Texts) -> str:
     counts = row.result.score.counts
-    numbers = [t.number(row.eco.value), interval(row.eco, t)]
-    after = [t.number(row.shares[grade], 0) for grade in GRADES]
-    after += [str(n) for n in (counts.graded, counts.ungraded, counts.truncated, counts.empty)]
-    css = " class='anchor'" if row.result.is_anchor else ""
-    return (
-        f"<tr{css}><td class='name'>{escape(model_name(row, t))}</td>{_numbers(numbers)}"
-        f"<td>{range_svg(row.eco, t)}</td>{_numbers(after)}</tr>"
-    )
-
-
-def _numbers(values: list[str]) -> str:
-    return "".join(f"<td class='num'>{escape(value)}</td>" for value in values)
+    incidents = counts.ungraded + counts.truncated + counts.empty
+    cells = {
+        "model": escape(model_name(row, t)),
+        "eco": f"<b>{t.number(row.eco.value)}</b><small>{escape(interval(row.eco, t))}</small>",
+        "interval": range_svg(row.eco, t),
+        **{grade.value: t.number(row.shares[grade], 0) for grade in GRADES},
+        "n": str(counts.graded),
+        "notes": escape(t("page.incidents", **counts.model_dump(exclude={"asked", "graded"}))) if incidents else "–",
+    }
+    body = "".join(f"<td class='{_CSS[name]}'>{cell}</td>" for name, cell in cells.items())
+    return f"<tr class='{'anchor' if row.result.is_anchor else ''}'>{body}</tr>"

@@ -40,7 +40,12 @@ def build_page(site: gr.Blocks, store: Store, t: Texts) -> None:
     site.load(refresh, None, chosen, api_visibility="private")
     for field in (chosen, wanted):
         field.change(show, [chosen, wanted], shown, api_visibility="private")
-    gr.api(lambda result_id: as_json(store, result_id), api_name="result")
+
+    def read_result(result_id: str) -> dict[str, Any]:
+        """One result with every answer and verdict."""
+        return as_json(store, result_id)
+
+    gr.api(read_result, api_name="result")
 
 
 def choices(store: Store, t: Texts) -> list[tuple[str, str]]:
@@ -105,21 +110,16 @@ def _find(store: Store, result_id: str) -> Result:
 
 def _parts(title: str, names: str, parts: Mapping[str, Estimate], t: Texts) -> str:
     rows = "".join(
-        f"<tr><td class='name'>{escape(t(f'{names}.{key}'))}</td><td class='num'>{t.number(part.value)}</td>"
-        f"<td class='num'>{interval(part, t)}</td><td>{range_svg(part, t)}</td><td class='num'>{part.n}</td></tr>"
+        f"<tr><td class='name'>{escape(t(f'{names}.{key}'))}</td>"
+        f"<td class='num'><b>{t.number(part.value)}</b><small>{interval(part, t)}</small></td>"
+        f"<td>{range_svg(part, t)}</td><td class='num'>{part.n}</td></tr>"
         for key, part in parts.items()
     )
     if not rows:
         return ""
-    heads = "".join(
-        f"<th scope='col'{css}>{escape(text)}</th>"
-        for text, css in (
-            (title, ""),
-            (t("page.column_eco"), " class='num'"),
-            (t("page.column_interval"), " class='num'"),
-            ("", ""),
-            (t("page.column_n"), " class='num'"),
-        )
+    heads = f"<th scope='col'>{escape(title)}</th>" + "".join(
+        f"<th scope='col' class='{css}'>{escape(t(f'page.column_{head}'))}</th>"
+        for head, css in (("eco", "num"), ("interval", ""), ("n", "num"))
     )
     table = f"<table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>"
     return f"<div class='eco-scroll' tabindex='0'>{table}</div>"
