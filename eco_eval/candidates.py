@@ -71,12 +71,12 @@ def check_files(name: str, files: Sequence[str], config: dict[str, Any]) -> None
 
 
 def _local(name: str, folder: Path) -> ModelRef:
+    if not (folder / "config.json").is_file():
+        raise SubmissionRejected("model.no_config", model=name)
     try:
         paths = [f.relative_to(folder) for f in sorted(folder.rglob("*")) if f.is_file()]
         # Hidden files are what git and the Hub's client note for themselves; nothing loads them.
         files = [p.as_posix() for p in paths if not any(part.startswith(".") for part in p.parts)]
-        if "config.json" not in files:
-            raise SubmissionRejected("model.no_config", model=name)
         config = _config(name, folder / "config.json")
         check_files(name, files, config)
         content = hashlib.sha256()

@@ -59,7 +59,8 @@ def dirichlet_mean(
     20,000 draws with a fixed seed. Unlike a t interval it has width when all grades are alike. Observations count
     as n²/Σ_g n_g² independent ones (Kish 1965), as if those of one group always agreed: exact for groups of one,
     conservative for larger ones; so it is for fractional weights, which count as drawn grades. Source: Bowyer,
-    Aitchison and Ivanova 2025 (2503.01747), for more than two classes.
+    Aitchison and Ivanova 2025 (2503.01747), for more than two classes. Covers 92 to 99 % in simulation at 20 to 240
+    prompts while two or more answers off the commonest grade are to be expected; with fewer, down to 82 %.
 
     Args:
         shares_of: shape (n, K): each observation's weight on the K classes, rows summing to 1.
@@ -90,10 +91,12 @@ def dirichlet_mean(
 def mean_of_shares(
     shares_of: Sequence[Sequence[float]] | Floats, groups: Sequence[str], points: Sequence[float]
 ) -> Estimate:
-    """Mean points of graded observations: clustered t where the central limit holds, Dirichlet elsewhere.
+    """Mean points of graded observations, with the interval that covers best.
 
-    The t interval needs FEW_GROUPS groups and Cochran's rule, groups > 25·skewness² (Cochran 1977, Sampling
-    Techniques, §2.15). Groups alone are not enough: with shares .97, .02, .01 and 240 groups it covers 90 %.
+    Dirichlet where it is exact (whole grades, groups of one), for few groups, and for rare grades; clustered t for
+    the rest, where Dirichlet would be too wide. Rare by Cochran's rule (1977, Sampling Techniques, §2.15): the
+    central limit needs more groups than 25·skewness². FEW_GROUPS alone is not enough: with shares .97, .02, .01 a
+    nominal 95 % t interval covers 90 % at 240 groups, Dirichlet 95 %.
 
     Args:
         shares_of: shape (n, K): each observation's weight on the K classes, rows summing to 1.
@@ -103,7 +106,8 @@ def mean_of_shares(
     weights = np.asarray(shares_of, dtype=float)
     worth = np.asarray(points, dtype=float)
     values = weights @ worth
-    if not _central_limit_holds(values, groups):
+    exact = len(set(groups)) == len(values) and np.isin(weights, (0.0, 1.0)).all()
+    if exact or not _central_limit_holds(values, groups):
         return dirichlet_mean(weights, groups, points)
     found = clustered_mean(values, groups)
     low, high = max(found.low, float(worth.min())), min(found.high, float(worth.max()))

@@ -1,6 +1,7 @@
 """Train a small judge: put probability on the right grade, given the very conversation a judge is put to.
 
-The rubric is the same in every sequence, so each step runs it once and lets all answers of the batch attend to it.
+The judge has one layer: the verdict is read by one look of the last position over the rubric, the request and the
+answer. That is little, and all that a hundred triples can teach; and it makes a step cheap (`verdict_logits`).
 """
 
 from __future__ import annotations
@@ -53,7 +54,12 @@ def train_judge(recipe: JudgeRecipe, folder: Path, report: Report) -> bool:
 
     Returns:
         Whether anything was trained.
+
+    Raises:
+        InputError: the recipe asks for more than one layer, or there is nothing to learn from.
     """
+    if recipe.shape.layers != 1:
+        raise InputError("train.one_layer", layers=recipe.shape.layers)
     instrument = load_instrument(recipe.instrument)
     triples = train_triples(instrument)
     made = digest(

@@ -1,0 +1,302 @@
+"""What is this model? One exact set of weights, or a refusal that says why."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import REPO
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from eco_eval.candidates import WANTED, check_files, resolve
+from eco_eval.errors import EcoEvalError, EngineError, SubmissionRejected
+
+CONFIG = {"architectures": ["Qwen2ForCausalLM"], "torch_dtype": "bfloat16"}
+FILES = ["config.json", "model.safetensors", "tokenizer.json"]
+SHA = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder that looks like a model."""
+    made = tmp_path / "my-model"
+    made.mkdir()
+    (made / "config.json").write_text(json.dumps(CONFIG))
+    (made / "model.safetensors").write_bytes(b"weights")
+    (made / "tokenizer.json").write_text("{}")
+    return made
+
+
+def refusal(name: str | Path) -> str:
+    with pytest.raises(SubmissionRejected) as caught:
+        resolve(str(name))
+    assert caught.value.values["model"] == str(name)
+    return caught.value.key
+
+
+class TestCheckFiles:
+    @pytest.mark.parametrize("tokenizer", ["tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt"])
+    def test_weights_configuration_and_tokenizer_are_enough(self, tokenizer: str) -> None:
+        check_files("m", ["model-00001-of-00002.safetensors", tokenizer], CONFIG)
+
+    @pytest.mark.parametrize(
+        ("files", "config", "key"),
+        [
+            ([*FILES, "modeling_x.py"], CONFIG, "model.has_code"),
+            ([*FILES, "sub/kernel.so"], CONFIG, "model.has_code"),
+            (FILES, {**CONFIG, "auto_map": {"AutoModel": "x.Y"}}, "model.auto_map"),
+            (["config.json", "pytorch_model.bin", "tokenizer.json"], CONFIG, "model.pickle"),
+            (["config.json", "model.ckpt", "tokenizer.json"], CONFIG, "model.pickle"),
+            (["config.json", "tokenizer.json"], CONFIG, "model.no_weights"),
+            (["config.json", "model.gguf", "tokenizer.json"], CONFIG, "model.no_weights"),
+            (["config.json", "model.safetensors"], CONFIG, "model.no_tokenizer"),
+            (["config.json", "model.safetensors", "sub/tokenizer.json"], CONFIG, "model.no_tokenizer"),
+            (FILES, {}, "model.no_architecture"),
+            (FILES, {"architectures": []}, "model.no_architecture"),
+        ],
+    )
+    def test_what_must_not_be_loaded_is_refused(self, files: list[str], config: dict[str, Any], key: str) -> None:
+        with pytest.raises(SubmissionRejected) as caught:
+            check_files("m", files, config)
+        assert caught.value.key == key
+
+    def test_a_file_of_code_or_pickle_is_named(self) -> None:
+        for extra, key in (("a/b.py", "model.has_code"), ("w.pt", "model.pickle")):
+            with pytest.raises(SubmissionRejected) as caught:
+                check_files("m", [extra, "tokenizer.json"], CONFIG)
+            assert (caught.value.key, caught.value.values["file"]) == (key, extra)
+
+    def test_pickles_beside_safetensors_are_let_be(self) -> None:
+        check_files("m", [*FILES, "pytorch_model.bin"], CONFIG)
+
+
+class TestLocal:
+    def test_the_folder_s_own_name_is_all_that_is_kept_of_its_place(self, folder: Path) -> None:
+        found = resolve(str(folder))
+        assert (found.name, found.source, found.dtype) == ("my-model", "local", "bfloat16")
+        assert found.path == str(folder)
+        assert str(folder) not in found.model_dump_json()
+        assert len(found.revision) == 40
+
+    def test_a_relative_path_and_a_link_lead_to_the_same(
+        self, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "link").symlink_to(folder)
+        monkeypatch.chdir(folder)
+        assert resolve(".") == resolve("../link") == resolve(str(folder))
+
+    def test_the_same_content_elsewhere_is_the_same_revision(self, folder: Path, tmp_path: Path) -> None:
+        copy = Path(shutil.copytree(folder, tmp_path / "elsewhere" / "other-name"))
+        (copy / ".git").mkdir()
+        (copy / ".git" / "HEAD").write_text("ref")
+        (copy / ".cache" / "huggingface").mkdir(parents=True)
+        (copy / ".cache" / "huggingface" / "when.metadata").write_text("1763633040.1")
+        found = resolve(str(copy))
+        assert found.revision == resolve(str(folder)).revision
+        assert found.name == "other-name"
+
+    @pytest.mark.parametrize("name", FILES)
+    def test_one_changed_byte_is_another_revision(self, folder: Path, name: str) -> None:
+        before = resolve(str(folder)).revision
+        data = (folder / name).read_bytes()
+        (folder / name).write_bytes(data + b" ")
+        assert resolve(str(folder)).revision != before
+        (folder / name).write_bytes(data)
+        assert resolve(str(folder)).revision == before
+
+    def test_a_renamed_file_is_another_revision(self, folder: Path) -> None:
+        before = resolve(str(folder)).revision
+        (folder / "model.safetensors").rename(folder / "weights.safetensors")
+        assert resolve(str(folder)).revision != before
+
+    def test_the_type_of_numbers_is_the_configuration_s(self, folder: Path) -> None:
+        for said, dtype in (({"dtype": "float16"}, "float16"), ({}, "float32")):
+            (folder / "config.json").write_text(json.dumps({"architectures": ["X"], **said}))
+            assert resolve(str(folder)).dtype == dtype
+
+    @pytest.mark.parametrize(
+        ("content", "key"),
+        [
+            (b"{", "model.bad_config"),
+            (b"[]", "model.bad_config"),
+            (b"\xff", "model.bad_config"),
+            (b"[" * 100_000, "model.bad_config"),
+            (b'{"vocab_size": ' + b"1" * 5000 + b"}", "model.bad_config"),
+            (b"{}", "model.no_architecture"),
+        ],
+    )
+    def test_a_bad_configuration_is_refused(self, folder: Path, content: bytes, key: str) -> None:
+        (folder / "config.json").write_bytes(content)
+        assert refusal(folder) == key
+
+    def test_a_configuration_with_a_bom_is_read(self, folder: Path) -> None:
+        (folder / "config.json").write_bytes(b"\xef\xbb\xbf" + json.dumps(CONFIG).encode())
+        assert resolve(str(folder)).dtype == "bfloat16"
+
+    def test_code_deep_in_the_folder_is_found(self, folder: Path) -> None:
+        (folder / "a" / "b").mkdir(parents=True)
+        (folder / "a" / "b" / "evil.py").write_text("")
+        assert refusal(folder) == "model.has_code"
+
+    def test_what_is_not_a_model_folder_is_refused(self, folder: Path) -> None:
+        assert refusal(folder / "config.json") == "model.not_a_folder"
+        (folder / "config.json").unlink()
+        assert refusal(folder) == "model.no_config"
+
+    def test_a_real_tiny_model_passes(self, tiny_model: Path) -> None:
+        found = resolve(str(tiny_model))
+        assert (found.name, found.dtype) == ("tiny", "float32")
+
+
+class TestNames:
+    @pytest.mark.parametrize(
+        "name",
+        ["", " ", "model", "./nowhere", "/nowhere/at/all", "~nobody-of-that-name/x", "a/b/c", "a/b@", "a/../b", "-a/b"],
+    )
+    def test_what_is_no_name_is_not_found(self, name: str) -> None:
+        assert refusal(name) == "model.not_found"
+
+    @pytest.mark.parametrize("name", ["a/b\0", "ñ/b", "a" * 5000, "https://huggingface.co/a/b"])
+    def test_what_could_be_no_path_is_not_found(self, name: str) -> None:
+        assert refusal(name) == "model.not_found"
+
+    @pytest.mark.parametrize("name", ["a--b/c", "a/b.git", "a/" + "b" * 120, "a/b-", "a..b/c"])
+    def test_what_the_hub_calls_no_name_is_not_found(self, name: str) -> None:
+        assert refusal(name) == "model.not_found"
+
+    @settings(deadline=None)
+    @given(st.text(max_size=20) | st.from_regex(r"[a-z.~/-]{1,8}/[a-z.@-]{1,8}", fullmatch=True))
+    def test_any_name_is_refused_or_unreachable(self, name: str) -> None:
+        """The tests run with the Hub offline."""
+        with suppress(EcoEvalError):
+            assert Path(resolve(name).path or "").is_dir()
+
+
+def test_offline_the_hub_is_unreachable() -> None:
+    with pytest.raises(EngineError) as caught:
+        resolve("owner/model")
+    assert (caught.value.key, caught.value.retryable) == ("hub.unreachable", True)
+
+
+REPOS: dict[str, dict[str, bytes]] = {
+    "owner/fine": {
+        "config.json": json.dumps(CONFIG).encode(),
+        "model.safetensors": b"weights",
+        "tokenizer.json": b"{}",
+        "README.md": b"never downloaded",
+        "pytorch_model.bin": b"never downloaded",
+    },
+    "owner/code": dict.fromkeys([*FILES, "evil.py"], b"{}"),
+    "owner/empty": {},
+}
+
+
+class _Hub(BaseHTTPRequestHandler):
+    """The part of the Hub's API that resolving a model needs."""
+
+    def _answer(self) -> None:
+        parts = self.path.partition("?")[0].strip("/").split("/")
+        api = parts[:2] == ["api", "models"]
+        repo = "/".join(parts[2:4] if api else parts[:2])
+        files = REPOS.get(repo)
+        if repo == "owner/broken":
+            self._send(500, b"")
+        elif files is None or "no-such-branch" in parts:
+            self._send(404, b"{}", {"X-Error-Code": "RevisionNotFound" if files else "RepoNotFound"})
+        elif api and "tree" in parts:
+            self._json([{"type": "file", "path": n, "size": len(d), "oid": "0" * 40} for n, d in files.items()])
+        elif api:
+            self._json({"id": repo, "sha": SHA, "siblings": [{"rfilename": name} for name in files]})
+        else:
+            data = files[parts[-1]]
+            self._send(200, data, {"ETag": f'"{len(data)}-{parts[-1]}"', "X-Repo-Commit": SHA})
+
+    do_GET = do_HEAD = _answer
+
+    def _json(self, value: object) -> None:
+        self._send(200, json.dumps(value).encode(), {"Content-Type": "application/json"})
+
+    def _send(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(body)), **(headers or {})}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def hub() -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def resolve_against(endpoint: str, home: Path, *names: str) -> list[dict[str, Any]]:
+    """What `resolve` makes of each name, in a process of its own: the client reads its endpoint once."""
+    code = """
+import json, sys
+from eco_eval.candidates import resolve
+from eco_eval.errors import EcoEvalError
+for name in sys.argv[1:]:
+    try:
+        found = resolve(name)
+        print(json.dumps({**found.model_dump(), "path": found.path}))
+    except EcoEvalError as error:
+        print(json.dumps({"type": type(error).__name__, "key": error.key, **error.values}))
+"""
+    environ = {**os.environ, "HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_OFFLINE": "0"}
+    out = subprocess.run(
+        [sys.executable, "-c", code, *names],
+        env={**environ, "HF_HUB_DISABLE_XET": "1", "PYTHONPATH": str(REPO)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    ).stdout
+    return [json.loads(line) for line in out.splitlines()]
+
+
+class TestHub:
+    def test_a_model_is_downloaded_at_one_commit_without_what_is_not_wanted(self, hub: str, tmp_path: Path) -> None:
+        (found,) = resolve_against(hub, tmp_path, "owner/fine@main")
+        assert (found["name"], found["source"], found["revision"]) == ("owner/fine", "hub", SHA)
+        assert found["dtype"] == "bfloat16"
+        assert sorted(file.name for file in Path(found["path"]).iterdir()) == FILES
+        assert "*.py" not in WANTED
+
+    def test_what_cannot_be_used_is_refused(self, hub: str, tmp_path: Path) -> None:
+        names = ["owner/code", "owner/empty", "owner/missing", "owner/fine@no-such-branch", "owner/fine.git"]
+        found = resolve_against(hub, tmp_path, *names)
+        assert {f["type"] for f in found} == {"SubmissionRejected"}
+        keys = ["has_code", "no_config", "not_on_hub", "not_on_hub", "not_found"]
+        assert [f["key"] for f in found] == [f"model.{key}" for key in keys]
+        assert not list(tmp_path.rglob("*.safetensors"))
+
+    def test_nobody_listening_is_unreachable(self, tmp_path: Path) -> None:
+        with socket.socket() as closed:
+            closed.bind(("127.0.0.1", 0))
+            endpoint = f"http://127.0.0.1:{closed.getsockname()[1]}"
+        (found,) = resolve_against(endpoint, tmp_path, "owner/fine")
+        assert (found["type"], found["key"], found["model"]) == ("EngineError", "hub.unreachable", "owner/fine")
+
+    def test_a_broken_hub_is_unreachable(self, hub: str, tmp_path: Path) -> None:
+        (found,) = resolve_against(hub, tmp_path, "owner/broken")
+        assert found["key"] == "hub.unreachable"
