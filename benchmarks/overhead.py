@@ -73,7 +73,7 @@ def ours(engine: TransformersEngine, folder: Path, measure: Instrument, root: Pa
 
     @contextmanager
     def judge() -> Iterator[Engine]:
-        yield ScriptedEngine(label=lambda conversation, labels: [3, 2, 1])
+        yield ScriptedEngine(label=lambda *_: [3, 2, 1])
 
     evaluate(submit(resolve(str(folder)), measure), measure, Engines(candidate, judge), LocalStore(root))
 

@@ -17,9 +17,17 @@ from eco_eval.instrument import load_instrument
 from eco_eval.judging import direct_conversation
 from eco_eval.prompts import split_of
 from eco_eval.types import Answer, LabelScores
-from training import judge as judge_training
-from training.judge import examples, fit, some_sentences, train_judge, train_triples, verdict_logits
+from training.judge import (
+    examples,
+    fit,
+    shared_length,
+    some_sentences,
+    train_judge,
+    train_triples,
+    verdict_logits,
+)
 from training.recipes import RECIPES, JudgeRecipe, ToyRecipe, load_recipe
+from training.small import make_model, make_tokenizer
 from training.toy import train_toy
 
 
@@ -48,14 +56,20 @@ def test_judges_and_toys_learn_from_the_train_split_alone(triples: Any) -> None:
 
 def test_the_cheap_verdict_equals_the_models_own_forward(recipe: JudgeRecipe, triples: Any) -> None:
     instrument = load_instrument("eco-es-demo")
-    model, tokenizer = fit(recipe.model_copy(update={"schedule": one_epoch(recipe)}), instrument, triples[:4], quiet)
+    tokenizer = make_tokenizer([p.text for p in triples], 512)
+    model = make_model(recipe.shape, recipe.schedule, tokenizer)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(8)  # attention far from even
     rows = [e.ids for p in triples[:2] for e in examples(p, instrument, tokenizer)]
-    shared = judge_training._shared(rows)
+    shared = shared_length(rows)
     with torch.no_grad():
         cheap = verdict_logits(model, rows, shared, tokenizer.pad_token_id)
         whole = torch.stack([model(torch.tensor([row])).logits[0, -1] for row in rows])
+        elsewhere = verdict_logits(model, [row[: shared + 9] for row in rows], shared, tokenizer.pad_token_id)
     assert shared > 500
-    assert torch.allclose(cheap, whole, atol=1e-5)
+    torch.testing.assert_close(cheap, whole, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(elsewhere, whole, rtol=1e-2, atol=1e-2)
 
 
 def one_epoch(recipe: JudgeRecipe) -> Any:

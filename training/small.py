@@ -94,8 +94,9 @@ def optimise(
 
     total = schedule.epochs * steps_per_epoch
     warm = max(1, total // 10)
-    decays = [p for p in model.parameters() if p.ndim > 1]
-    others = [p for p in model.parameters() if p.ndim <= 1]
+    learning = [p for p in model.parameters() if p.requires_grad]
+    decays = [p for p in learning if p.ndim > 1]
+    others = [p for p in learning if p.ndim <= 1]
     optimiser = torch.optim.AdamW(
         [{"params": decays, "weight_decay": schedule.weight_decay}, {"params": others, "weight_decay": 0.0}],
         lr=schedule.learning_rate,

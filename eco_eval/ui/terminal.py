@@ -17,6 +17,8 @@ from eco_eval.ui.texts import Texts
 
 _COLOURS = {"good": "green", "regular": "yellow", "bad": "red"}
 _WIDTH = 21
+_WIDE = 110
+"""Columns a terminal needs for the drawn interval to fit beside the rest."""
 
 
 def print_board(board: Board, t: Texts, where: Path) -> None:
@@ -25,7 +27,7 @@ def print_board(board: Board, t: Texts, where: Path) -> None:
     if not board.sections:
         console.print(t("cli.board.empty", where=where), markup=False)
     for section in board.sections:
-        console.print(_table(section, t))
+        console.print(_table(section, t, drawn=console.width >= _WIDE))
         console.print(judge_lines(section.stand_in_judge, section.judge, section.agreement, t), style="dim")
 
 
@@ -106,36 +108,36 @@ def plain(text: str) -> str:
     return re.sub(r"[^\S\n\t ]|[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", " ", text)
 
 
-def _table(section: Section, t: Texts) -> Table:
+def _table(section: Section, t: Texts, drawn: bool) -> Table:
     table = Table(title=t("cli.board.title", instrument=plain(section.instrument)), title_justify="left")
-    table.add_column(t("cli.board.model"), overflow="fold")
-    table.add_column(t("cli.board.eco"), justify="right", style="bold")
+    table.add_column(t("cli.board.model"), overflow="fold", min_width=14)
+    table.add_column(t("cli.board.eco"), justify="right", style="bold", no_wrap=True)
     table.add_column(t("cli.board.interval"), justify="right", no_wrap=True)
-    table.add_column(t("cli.board.range"), no_wrap=True, min_width=_WIDTH)
-    table.add_column(t("cli.board.shares"), justify="right")
-    table.add_column(t("cli.board.missing"), justify="right")
+    if drawn:
+        table.add_column(t("cli.board.range"), no_wrap=True, min_width=_WIDTH)
+    table.add_column(t("cli.board.shares"), justify="right", min_width=8)
+    table.add_column(t("cli.board.missing"), justify="right", min_width=6)
     table.add_column(t("cli.board.result"), style="dim", no_wrap=True)
     for row in section.models:
-        table.add_row(*_cells(row, t))
+        table.add_row(*_cells(row, t, drawn))
     if section.anchors:
+        table.caption = f"* {t('cli.board.anchors')}"
+        table.caption_justify = "left"
         table.add_section()
-        table.add_row(Text(t("cli.board.anchors"), style="italic dim"))
         for row in section.anchors:
-            table.add_row(*_cells(row, t), style="dim")
+            table.add_row(*_cells(row, t, drawn), style="dim italic")
     return table
 
 
-def _cells(row: Row, t: Texts) -> list[Text]:
+def _cells(row: Row, t: Texts, drawn: bool) -> list[Text]:
     counts = row.result.score.counts
-    cells = [
-        model_name(row, t),
-        t.number(row.eco.value),
-        interval(row.eco, t),
-        _drawn(row.eco),
-        "/".join(t.number(row.shares[grade], 0) for grade in GRADES),
-        f"{counts.ungraded}/{counts.truncated}/{counts.empty}",
-        row.result.id[:8],
-    ]
+    mark = "* " if row.result.is_anchor else ""
+    cells = [mark + model_name(row, t), t.number(row.eco.value), interval(row.eco, t)]
+    if drawn:
+        cells.append(_drawn(row.eco))
+    cells.append("/".join(t.number(row.shares[grade], 0) for grade in GRADES))
+    cells.append(f"{counts.ungraded}/{counts.truncated}/{counts.empty}")
+    cells.append(row.result.id[:8])
     return [Text(cell) for cell in cells]
 
 
