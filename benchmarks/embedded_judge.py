@@ -99,7 +99,7 @@ def small_model(instrument: Instrument, train: Sequence[Prompt], seen: Sequence[
     recipe = load_recipe("demo-judge", JudgeRecipe)
     kept = judge.make_linear
     if not linear:
-        judge.make_linear = lambda model, targets: None
+        judge.make_linear = lambda *_: None
         schedule = recipe.schedule.model_copy(update={"learning_rate": 3e-3, "weight_decay": 0.1})
         shape = recipe.shape.model_copy(update={"heads": 4, "intermediate": 256})
         recipe = recipe.model_copy(update={"schedule": schedule, "shape": shape})

@@ -95,14 +95,18 @@ _CSS = {
 
 def _row(row: Row, t: Texts) -> str:
     counts = row.result.score.counts
-    incidents = counts.ungraded + counts.truncated + counts.empty
+    incidents = [
+        t(f"page.incident_{name}", count=count)
+        for name, count in (("ungraded", counts.ungraded), ("truncated", counts.truncated), ("empty", counts.empty))
+        if count
+    ]
     cells = {
         "model": escape(model_name(row, t)),
         "eco": f"<b>{t.number(row.eco.value)}</b><small>{escape(interval(row.eco, t))}</small>",
         "interval": range_svg(row.eco, t),
         **{grade.value: t.number(row.shares[grade], 0) for grade in GRADES},
         "n": str(counts.graded),
-        "notes": escape(t("page.incidents", **counts.model_dump(exclude={"asked", "graded"}))) if incidents else "–",
+        "notes": escape(", ".join(incidents)) or "–",
     }
     body = "".join(f"<td class='{_CSS[name]}'>{cell}</td>" for name, cell in cells.items())
     return f"<tr class='{'anchor' if row.result.is_anchor else ''}'>{body}</tr>"
