@@ -14,7 +14,10 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 demo: models
 	$(BIN)/eco-eval demo
 
-# The judge and the toys learn side by side, one core each.
+# The judge and the toys learn side by side, one core each. Keeping freed memory instead of returning it after every
+# step makes a step of the toys about a quarter shorter.
+models: export MALLOC_MMAP_THRESHOLD_ := 4294967296
+models: export MALLOC_TRIM_THRESHOLD_ := 4294967296
 models: .venv/ready
 	@$(BIN)/eco-train toy & toys=$$!; $(BIN)/eco-train judge && wait $$toys
 

@@ -38,6 +38,8 @@ def answer(
         EngineError: the candidate's engine cannot start or go on; what was answered is kept.
     """
     table: Table[Answer] = Table(store, answers_path(submission), Answer)
+    # A server that refused once may not again; the model's own limits stay as they are.
+    table.drop(lambda answer: answer.failure is not None and answer.failure.cause == "rejected")
     ids = [prompt.id for prompt in instrument.asked]
     done = {index for index, key in enumerate(ids) if key in table.records}
     progress("answer", len(done), len(ids))
@@ -62,13 +64,8 @@ def _answer(prompt: Prompt, outcome: Completion | Failure) -> Answer:
     return Answer(
         prompt_id=prompt.id,
         prompt=prompt.text,
-        text=_storable(outcome.text),
-        reasoning=_storable(outcome.reasoning) if outcome.reasoning else None,
+        text=outcome.text,
+        reasoning=outcome.reasoning,
         truncated=outcome.truncated,
         tokens=outcome.tokens,
     )
-
-
-def _storable(text: str) -> str:
-    """Lone surrogates, which JSON from a server can carry, cannot be written as UTF-8."""
-    return text.encode("utf-8", "replace").decode()

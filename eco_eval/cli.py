@@ -18,7 +18,7 @@ from eco_eval.ui.texts import Texts
 
 if TYPE_CHECKING:
     from eco_eval.instrument import Instrument
-    from eco_eval.pipeline import Engines
+    from eco_eval.pipeline import Engines, Stage
     from eco_eval.types import ModelRef, Progress, Result, Submission
 
 DEFAULT_INSTRUMENT = "eco-es-demo"
@@ -80,6 +80,11 @@ def _add_evaluate(app: typer.Typer, settings: Settings, t: Texts) -> None:
         prompts: Annotated[Path | None, typer.Option(help=t("cli.opt.prompts"))] = None,
         as_json: Annotated[bool, typer.Option("--json", help=t("cli.opt.json"))] = False,
     ) -> None:
+        from eco_eval.pipeline import open_engines, submit
+
+        # What is quick to refuse comes before a judge that may have to be downloaded.
+        guide = _system_prompt(system_prompt)
+        candidate = _candidate(model, engine, url, dtype)
         measure, judge_ref = _instrument(
             settings,
             instrument,
@@ -89,10 +94,7 @@ def _add_evaluate(app: typer.Typer, settings: Settings, t: Texts) -> None:
             limit=limit,
             prompts=prompts,
         )
-        candidate = _candidate(model, engine, url, dtype)
-        from eco_eval.pipeline import open_engines, submit
-
-        submission = submit(candidate, measure, _system_prompt(system_prompt))
+        submission = submit(candidate, measure, guide)
         engines = open_engines(
             submission,
             measure,
@@ -109,22 +111,29 @@ def _add_again(app: typer.Typer, settings: Settings, t: Texts) -> None:
     """`judge` and `score`: the later stages again, from what is kept."""
 
     def again(
-        target: str, judgements: bool, as_json: bool, judge_url: str | None, instrument: str | None, **options: Any
+        stage: "Stage", target: str, as_json: bool, judge_url: str | None, instrument: str | None, **options: Any
     ) -> None:
-        from eco_eval.pipeline import forget, open_engines
+        from eco_eval.pipeline import Engines, open_engines
 
         kept = _one_result(target, settings)
+        if kept.is_anchor:
+            raise InputError("judge.is_anchor", result=kept.id)
         name = instrument or kept.submission.instrument.partition(" ")[0]
         measure, judge_ref = _instrument(settings, name, judge_url=judge_url, **options)
         submission = _under(kept.submission, measure)
         if submission.asked_digest != kept.submission.asked_digest:
             raise InputError("judge.asks_other", result=kept.id, instrument=submission.instrument)
-        forget(submission, measure, _store(settings), judgements=judgements)
-        engines = open_engines(submission, measure, judge_ref, settings, judge_url=judge_url)
-        _finish(submission, measure, engines, settings, t, as_json)
+        opened = open_engines(submission, measure, judge_ref, settings, judge_url=judge_url)
+        no_answers = InputError("judge.no_answers", model=kept.submission.model.name, instrument=measure.name)
+        no_verdicts = InputError("judge.no_verdicts", result=kept.id)
+        engines = Engines(
+            candidate=_refusing(no_answers),
+            judge=opened.judge if stage == "judge" else _refusing(no_verdicts),
+        )
+        _finish(submission, measure, engines, settings, t, as_json, again=stage)
 
-    def command(name: str, judgements: bool) -> None:
-        @app.command(name=name, help=t(f"cli.{name}.help"))
+    def command(stage: "Stage") -> None:
+        @app.command(name=stage, help=t(f"cli.{stage}.help"))
         def run(
             result: Annotated[str, typer.Argument(help=t("cli.opt.result"))],
             instrument: Annotated[str | None, typer.Option(help=t("cli.opt.instrument"))] = None,
@@ -136,8 +145,8 @@ def _add_again(app: typer.Typer, settings: Settings, t: Texts) -> None:
             as_json: Annotated[bool, typer.Option("--json", help=t("cli.opt.json"))] = False,
         ) -> None:
             again(
+                stage,
                 result,
-                judgements,
                 as_json,
                 judge_url,
                 instrument,
@@ -147,8 +156,17 @@ def _add_again(app: typer.Typer, settings: Settings, t: Texts) -> None:
                 prompts=prompts,
             )
 
-    command("judge", judgements=True)
-    command("score", judgements=False)
+    command("judge")
+    command("score")
+
+
+def _refusing(error: InputError) -> Any:
+    """Stands for an engine that must not be opened: what it would make should be kept already."""
+
+    def refuse() -> Any:
+        raise error
+
+    return refuse
 
 
 def _add_reading(app: typer.Typer, settings: Settings, t: Texts) -> None:
@@ -254,17 +272,20 @@ def _instrument(
         measure = measure.limited(limit)
     if judge_url:
         served = judge_model or measure.judge.model
-        measure = measure.judged_by(f"judge-url={served}", model=served, source="endpoint", engine="endpoint")
+        measure = measure.judged_by(
+            f"judge-url={served}", model=served, source="endpoint", engine="endpoint", revision="", stand_in=False
+        )
     elif judge_model:
         source = "local" if Path(judge_model).is_dir() else "hub"
-        measure = measure.judged_by(f"judge={Path(judge_model).name}", model=judge_model, source=source)
+        changed = {"model": judge_model, "source": source, "revision": "", "stand_in": False}
+        measure = measure.judged_by(f"judge={Path(judge_model).name}", **changed)
     if judge_engine:
         kind = _engine_name(judge_engine)
         if kind == "endpoint" and not judge_url:
             raise InputError("endpoint.no_url", option="--judge-url")
         judge = measure.judge.model_copy(update={"engine": kind})
         measure = measure.model_copy(update={"judge": judge})
-    return resolve_judge(measure, settings)
+    return resolve_judge(measure, settings, judge_url)
 
 
 def _under(submission: "Submission", measure: "Instrument") -> "Submission":
@@ -282,7 +303,7 @@ def _candidate(model: str, engine: str, url: str | None, dtype: str | None) -> "
     if kind == "endpoint":
         if not url:
             raise InputError("endpoint.no_url", option="--url")
-        return ModelRef(name=model, source="endpoint", revision=digest(["endpoint", url, model])[:40])
+        return ModelRef(name=model, source="endpoint", revision=digest(["endpoint", url.rstrip("/"), model])[:40])
     ref = resolve(model)
     if dtype is None:
         return ref
@@ -320,11 +341,12 @@ def _finish(
     settings: Settings,
     t: Texts,
     as_json: bool,
+    again: "Stage | None" = None,
 ) -> None:
     from eco_eval.pipeline import evaluate
 
     with _progress(t, submission.model.name) as progress:
-        result = evaluate(submission, measure, engines, _store(settings), progress)
+        result = evaluate(submission, measure, engines, _store(settings), progress, again=again)
     if as_json:
         print(result.model_dump_json(indent=1))
         return
@@ -378,11 +400,12 @@ def _one_result(target: str, settings: Settings) -> "Result":
 
     results, _ = load_results(_store(settings))
     by_id = [r for r in results if target and r.id.startswith(target)]
-    by_name = [r for r in results if r.submission.model.name == Path(target).name or r.submission.model.name == target]
-    if len(by_id) == 1:
-        return by_id[0]
+    name = Path(target).resolve().name if Path(target).is_dir() else target
+    by_name = [r for r in results if r.submission.model.name == name]
     if by_name:
         return max(by_name, key=lambda r: r.provenance.finished_at)
+    if len(by_id) == 1:
+        return by_id[0]
     if by_id:
         raise InputError("result.ambiguous", target=target, ids=", ".join(r.id for r in by_id))
     raise InputError("result.unknown", target=target, where=settings.data_dir)

@@ -76,6 +76,7 @@ class Instrument(InstrumentFile):
 
     asked: the prompts put to candidates. gold: the prompts whose written answers measure the judge.
     judge_revision: the exact weights of the judge, once they are resolved.
+    pinned: every file it is made of is published with this package, unchanged.
     altered: what a command line changed against the file, if anything.
     """
 
@@ -83,6 +84,7 @@ class Instrument(InstrumentFile):
     asked: tuple[Prompt, ...]
     gold: tuple[Prompt, ...]
     judge_revision: str = ""
+    pinned: bool = False
     altered: tuple[str, ...] = ()
 
     @property
@@ -91,18 +93,25 @@ class Instrument(InstrumentFile):
         return digest({"prompts": prompts_digest(self.asked), "answer": self.answer.model_dump(mode="json")})
 
     @property
-    def measured_digest(self) -> str:
-        """How it is measured: rubric, judge, scoring. The engine is where it runs, so it is left out."""
+    def judging_digest(self) -> str:
+        """What a verdict on a given answer depends on: rubric and judge. The engine is where it runs: left out."""
         judge = self.judge.model_dump(mode="json", exclude={"engine"})
         judge["revision"] = self.judge_revision or self.judge.revision
+        return digest({"rubric": self.rubric.digest, "judge": judge, "lang": self.lang})
+
+    @property
+    def measured_digest(self) -> str:
+        """How it is measured: judging, scoring, how prompts are grouped, and the gold the judge is measured on."""
+        groups = [[p.group, p.kind, list(p.codes)] for p in self.asked]
+        gold = [[p.id, p.group, p.text, p.best, p.ambivalent, p.worst] for p in self.gold]
         score = self.score.model_dump(mode="json")
-        return digest({"rubric": self.rubric.digest, "judge": judge, "score": score, "lang": self.lang})
+        return digest({"judging": self.judging_digest, "score": score, "groups": groups, "gold": gold})
 
     @property
     def publishable(self) -> bool:
-        """Whether results may be published: a real judge at a locked revision, nothing altered."""
+        """Whether results may be published: pinned files, a real judge at a locked revision, nothing altered."""
         locked = re.fullmatch(r"[0-9a-f]{40}", self.judge.revision) is not None
-        return locked and not self.judge.stand_in and not self.altered
+        return self.pinned and locked and not self.judge.stand_in and not self.altered
 
     @property
     def base(self) -> Instrument:
@@ -123,9 +132,11 @@ class Instrument(InstrumentFile):
         judge = JudgeSpec.model_validate({**self.judge.model_dump(), **fields})
         return self.model_copy(update={"judge": judge, "altered": (*self.altered, how)})
 
-    def with_judge_at(self, revision: str) -> Instrument:
-        """The same instrument with its judge resolved to exact weights."""
-        return self.model_copy(update={"judge_revision": revision})
+    def with_judge_at(self, revision: str, *, stand_in: bool | None = None) -> Instrument:
+        """The same instrument with its judge resolved to exact weights, and whether those are a stand-in."""
+        marked = self.judge.stand_in if stand_in is None else stand_in
+        judge = self.judge.model_copy(update={"stand_in": marked})
+        return self.model_copy(update={"judge_revision": revision, "judge": judge})
 
 
 def load_instrument(name: str, data: Path = DATA, pins: Path | None = None) -> Instrument:
@@ -143,11 +154,11 @@ def load_instrument(name: str, data: Path = DATA, pins: Path | None = None) -> I
     spec = _spec(file)
     prompts_file = _beside(file, f"{spec.source.set}.jsonl") or bundled(spec.source.set, data)
     folder = _beside(file, spec.judge.rubric) or data / "rubrics" / spec.judge.rubric
-    check_pins([file, prompts_file, *(rubric_files(folder) if folder.is_dir() else [])], data, pins)
+    pinned = check_pins([file, prompts_file, *(rubric_files(folder) if folder.is_dir() else [])], data, pins)
     asked = select(read_prompts(prompts_file, strict=True), spec.source.split)
     if not asked:
         raise InstrumentError("instrument.bad_key", file=file, field="prompts.split", reason="no prompt in this split")
-    return Instrument(**dict(spec), rubric=load_rubric(folder), asked=asked, gold=asked)
+    return Instrument(**dict(spec), rubric=load_rubric(folder), asked=asked, gold=asked, pinned=pinned)
 
 
 def instrument_names(data: Path = DATA) -> list[str]:
@@ -155,19 +166,24 @@ def instrument_names(data: Path = DATA) -> list[str]:
     return sorted(f.stem for f in (data / "instruments").glob("*.toml"))
 
 
-def check_pins(files: list[Path], data: Path = DATA, pins: Path | None = None) -> None:
+def check_pins(files: list[Path], data: Path = DATA, pins: Path | None = None) -> bool:
     """Refuse a pinned file that changed. Files outside `data` carry no pin.
+
+    Returns:
+        Whether every file is pinned.
 
     Raises:
         InstrumentError: names the file.
     """
     known = _read_pins(pins or data / "pins.json")
+    every = True
     for file in files:
-        if not file.resolve().is_relative_to(data.resolve()):
-            continue
-        relative = file.resolve().relative_to(data.resolve()).as_posix()
+        inside = file.resolve().is_relative_to(data.resolve())
+        relative = file.resolve().relative_to(data.resolve()).as_posix() if inside else ""
+        every = every and relative in known
         if relative in known and known[relative] != file_digest(file):
             raise InstrumentError("instrument.pin_mismatch", file=file)
+    return every
 
 
 def pin(data: Path = DATA) -> list[str]:

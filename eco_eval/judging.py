@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from eco_eval.instrument import Instrument
 from eco_eval.store import Store, Table, slug
 from eco_eval.types import (
     GRADES,
+    Analysis,
     Answer,
     Conversation,
     Decoding,
@@ -34,9 +35,6 @@ from eco_eval.types import (
     digest,
 )
 
-CHUNK = 256
-"""Answers analysed before their verdicts are read and kept, in `reasoned` mode."""
-
 
 @dataclass(frozen=True)
 class Sheet:
@@ -50,36 +48,54 @@ class Sheet:
 
 def judgements_path(sheet: Sheet, instrument: Instrument) -> str:
     """Where the verdicts on a sheet are kept: by model, answers, and how they are measured."""
-    return f"judgements/{slug(sheet.model)}/{digest([sheet.key, instrument.measured_digest])[:16]}.parquet"
+    return f"judgements/{slug(sheet.model)}/{digest([sheet.key, instrument.judging_digest])[:16]}.parquet"
 
 
 def judge(
-    sheets: Sequence[Sheet], instrument: Instrument, engine: OpenEngine, store: Store, progress: Progress
+    sheets: Sequence[Sheet],
+    instrument: Instrument,
+    engine: OpenEngine,
+    store: Store,
+    progress: Progress,
+    paths: Mapping[int, str] | None = None,
 ) -> tuple[list[list[Judgement]], EngineInfo | None]:
     """A verdict on every answer of every sheet, in order, resumed where an earlier run stopped.
 
-    The judge is loaded once for all sheets, and not at all when every verdict is known.
+    The judge is loaded once for all sheets, and not at all when every verdict is known. Verdicts that an earlier run
+    could not get are asked for again.
+
+    Args:
+        paths: where to keep the verdicts on a sheet, by its place, if not at `judgements_path`.
 
     Raises:
         EngineError: the judge's engine cannot start or go on; the verdicts so far are kept.
     """
-    tables: list[Table[Any]] = [Table(store, judgements_path(s, instrument), Judgement) for s in sheets]
+    places = [(paths or {}).get(i, judgements_path(sheet, instrument)) for i, sheet in enumerate(sheets)]
+    tables: list[Table[Any]] = [Table(store, place, Judgement) for place in places]
+    for table in tables:
+        table.drop(lambda verdict: isinstance(verdict, Ungraded) and verdict.cause != "no_answer")
     total = sum(len(sheet.answers) for sheet in sheets)
 
     def report() -> None:
         progress("judge", sum(len(table.records) for table in tables), total)
 
     report()
-    pending = [(s, t) for s, t in zip(sheets, tables, strict=True) if len(t.records) < len(s.answers)]
+    pending = [i for i, sheet in enumerate(sheets) if len(tables[i].records) < len(sheet.answers)]
     if pending:
         with engine() as judge_engine:
-            for sheet, table in pending:
+            for i in pending:
+                table = tables[i]
                 table.meta.setdefault("engine", judge_engine.info.model_dump_json())
+                analyses = f"{places[i].removesuffix('.parquet')}.analyses"
+                session = _Session(sheets[i], instrument, judge_engine, store, analyses, progress)
                 try:
-                    _judge_sheet(sheet, instrument, judge_engine, table, report)
+                    _judge_sheet(session, table, report)
                 finally:
                     table.flush()
     judgements = [t.finish([p.id for p in s.prompts]) for s, t in zip(sheets, tables, strict=True)]
+    for place in places:
+        for leftover in store.list(f"{place.removesuffix('.parquet')}.analyses"):
+            store.delete(leftover)
     kept = tables[-1].meta.get("engine") if tables else None
     return judgements, EngineInfo.model_validate_json(kept) if kept else None
 
@@ -92,10 +108,11 @@ def opening(prompt: Prompt, answer: Answer, instrument: Instrument) -> list[Mess
     if len(text) > limit:
         half = limit // 2
         text = f"{text[:half]}\n{rubric.phrases[lang].shortened}\n{text[-half:]}"
-    if answer.truncated:
-        text = f"{text} {rubric.phrases[lang].cut}"
-    fence = hashlib.sha256(f"{prompt.text}\0{answer.text}".encode()).hexdigest()[:12]
+    fence = hashlib.sha256(f"{prompt.text}\0{answer.text}".encode("utf-8", "replace")).hexdigest()[:12]
     question = rubric.text("question", lang, fence=fence, prompt=neutralise(prompt.text), answer=text)
+    if answer.truncated:
+        # Outside the marks, where no answer can write it.
+        question = f"{question}\n\n{rubric.phrases[lang].cut}"
     return [Message(role="system", content=rubric.system(lang)), Message(role="user", content=question)]
 
 
@@ -108,10 +125,14 @@ def neutralise(text: str) -> str:
     """Text that holds nothing a chat template or our own marks could be mistaken for.
 
     Angle brackets become single guillemets, so that `<|im_end|>`, `</s>`, `<start_of_turn>` or a forged mark are
-    plain words; bracketed capitals such as `[INST]` lose their brackets.
+    plain words; bracketed capitals such as `[INST]` or `[gMASK]`, and brackets beside a bar or a tilde, become round;
+    `### ` at the start of a line, which opens a turn in the Alpaca format, loses one mark.
     """
     text = text.replace("<", "‹").replace(">", "›")
-    return re.sub(r"\[(/?[A-Z][A-Z_]{2,})\]", r"(\1)", text)
+    text = re.sub(r"\[(/?\w*[A-Z]{2}\w*)\]", r"(\1)", text)
+    text = re.sub(r"\[(?=[|~])", "(", text)
+    text = re.sub(r"(?<=[|~])\]|\](?=[|~])", ")", text)
+    return re.sub(r"(?m)^(\s*)###(?=\s)", r"\1##", text)
 
 
 def _asking(messages: Sequence[Message], request: str) -> Conversation:
@@ -120,95 +141,108 @@ def _asking(messages: Sequence[Message], request: str) -> Conversation:
     return (*head, Message(role="user", content=f"{last.content}\n\n{request}"))
 
 
-def _judge_sheet(sheet: Sheet, instrument: Instrument, engine: Engine, table: Table[Any], report: Any) -> None:
+@dataclass(frozen=True)
+class _Session:
+    """One sheet before an open judge."""
+
+    sheet: Sheet
+    instrument: Instrument
+    engine: Engine
+    store: Store
+    analyses: str
+    progress: Progress
+
+
+def _judge_sheet(session: _Session, table: Table[Any], report: Any) -> None:
     """Fill the table: rules first, then the judge, then once more what could not be read."""
-    unread: list[int] = []
+    sheet = session.sheet
     by_rule = {i: _by_rule(answer) for i, answer in enumerate(sheet.answers)}
     for verdict in by_rule.values():
         if verdict is not None and verdict.prompt_id not in table.records:
             table.add(verdict)
     asked = [i for i, verdict in by_rule.items() if verdict is None]
-    for attempt in (0, 1):
-        known = {i for i in asked if sheet.prompts[i].id in table.records}
-        todo = asked if attempt == 0 else unread
-        unread = []
-        for index, verdict in _verdicts(sheet, instrument, engine, todo, known, attempt):
-            if attempt == 0 and isinstance(verdict, Ungraded) and verdict.cause == "unreadable":
-                unread.append(index)
-                continue
+    analyses: dict[int, dict[str, Any]] = {}
+    if session.instrument.judge.mode == "reasoned":
+        analyses, failed = _analyse(session, asked)
+        for verdict in failed:
             table.add(verdict)
-            report()
-        if not unread:
-            return
+        asked = [i for i in asked if i in analyses]
+    known = {i for i in asked if sheet.prompts[i].id in table.records}
+    unread = []
+    for index, verdict in _read_labels(session, asked, known, analyses):
+        if isinstance(verdict, Ungraded) and verdict.cause == "unreadable":
+            unread.append(index)
+            continue
+        table.add(verdict)
+        report()
+    for _, verdict in _read_labels(session, sorted(unread), set(), analyses):
+        table.add(verdict)
+        report()
 
 
 def _by_rule(answer: Answer) -> Judgement | None:
-    """Verdicts that need no judge: nothing was said, or there is no answer to judge."""
-    if answer.failure is not None:
+    """Verdicts that need no judge.
+
+    An answer that says nothing is bad, and so is one that the model itself could not give: its context is too short
+    or its chat template fails. One that a server refused is nobody's fault and has no verdict.
+    """
+    if answer.failure is not None and answer.failure.cause not in ("too_long", "template"):
         return Ungraded(prompt_id=answer.prompt_id, cause="no_answer", detail=answer.failure.detail)
-    if answer.is_empty:
+    if answer.failure is not None or answer.is_empty:
         return Graded(prompt_id=answer.prompt_id, grade=GRADES[-1], probabilities=(0.0, 0.0, 1.0), source="rule")
     return None
 
 
-def _verdicts(
-    sheet: Sheet, instrument: Instrument, engine: Engine, todo: list[int], known: set[int], attempt: int
-) -> Any:
-    """Yields `(index, judgement)` for every index of `todo` that is not known."""
-    if instrument.judge.mode == "direct":
-        yield from _read_labels(
-            [direct_conversation(sheet.prompts[i], sheet.answers[i], instrument) for i in todo],
-            todo,
-            known,
-            sheet,
-            instrument,
-            engine,
-            {},
-        )
-        return
-    for start in range(0, len(todo), CHUNK):
-        chunk = todo[start : start + CHUNK]
-        yield from _reasoned(sheet, instrument, engine, chunk, known, attempt)
+def _analyse(session: _Session, asked: list[int]) -> tuple[dict[int, dict[str, Any]], list[Ungraded]]:
+    """A structured analysis of each answer, asked for at most twice; and the answers that have none.
+
+    Analyses are the costly part of a reasoned verdict, so they are kept as they come, each attempt in a table of its
+    own until the sheet is judged.
+    """
+    sheet, instrument = session.sheet, session.instrument
+    criteria = [criterion.id for criterion in instrument.rubric.criteria]
+    found: dict[int, dict[str, Any]] = {}
+    failed: dict[int, Ungraded] = {}
+    todo = asked
+    for attempt in (0, 1):
+        table: Table[Analysis] = Table(session.store, f"{session.analyses}-{attempt}.parquet", Analysis)
+        _fill_analyses(session, todo, attempt, table)
+        failed = {}
+        for i in todo:
+            kept = table.records[sheet.prompts[i].id]
+            read = read_analysis(kept.text, criteria) if kept.failure is None else kept.failure
+            if isinstance(read, dict):
+                found[i] = read
+            else:
+                failed[i] = _ungraded(sheet.prompts[i].id, read)
+        todo = [i for i in todo if i in failed and failed[i].cause == "unreadable"]
+        if not todo:
+            break
+    return found, list(failed.values())
 
 
-def _reasoned(
-    sheet: Sheet, instrument: Instrument, engine: Engine, chunk: list[int], known: set[int], attempt: int
-) -> Any:
-    """First a structured analysis, then the verdict asked in a turn of its own, where its probabilities are read."""
+def _fill_analyses(session: _Session, todo: list[int], attempt: int, table: Table[Analysis]) -> None:
+    sheet, instrument = session.sheet, session.instrument
     rubric, lang = instrument.rubric, instrument.lang
-    criteria = [criterion.id for criterion in rubric.criteria]
     decoding = Decoding(
         max_tokens=instrument.judge.max_tokens,
         # Greedy would only repeat what could not be read.
         temperature=0.5 * attempt,
         seed=attempt,
-        json_schema=analysis_schema(criteria),
+        json_schema=analysis_schema([criterion.id for criterion in rubric.criteria]),
     )
-    openings = [opening(sheet.prompts[i], sheet.answers[i], instrument) for i in chunk]
-    asked = [_asking(messages, rubric.text("analysis", lang)) for messages in openings]
-    skip = {place for place, i in enumerate(chunk) if i in known}
-    analyses: dict[int, dict[str, Any]] = {}
-    for place, outcome in engine.complete(asked, decoding, skip):
-        prompt_id = sheet.prompts[chunk[place]].id
-        if isinstance(outcome, Failure):
-            yield chunk[place], _ungraded(prompt_id, outcome)
-            continue
-        read = read_analysis(outcome.text, criteria)
-        if isinstance(read, str):
-            yield chunk[place], Ungraded(prompt_id=prompt_id, cause="unreadable", detail=read)
-        else:
-            analyses[chunk[place]] = read
-    places = [place for place, i in enumerate(chunk) if i in analyses]
-    final = [
-        (
-            *asked[place],
-            Message(role="assistant", content=json.dumps(analyses[chunk[place]], ensure_ascii=False)),
-            Message(role="user", content=rubric.text("verdict", lang)),
-        )
-        for place in places
-    ]
-    indices = [chunk[place] for place in places]
-    yield from _read_labels(final, indices, set(), sheet, instrument, engine, analyses)
+    request = rubric.text("analysis", lang)
+    asked = [_asking(opening(sheet.prompts[i], sheet.answers[i], instrument), request) for i in todo]
+    skip = {place for place, i in enumerate(todo) if sheet.prompts[i].id in table.records}
+    try:
+        for place, outcome in session.engine.complete(asked, decoding, skip):
+            prompt_id = sheet.prompts[todo[place]].id
+            failure = outcome if isinstance(outcome, Failure) else None
+            text = "" if isinstance(outcome, Failure) else outcome.text
+            table.add(Analysis(prompt_id=prompt_id, text=text, failure=failure))
+            session.progress("analyse", len(table.records), len(todo))
+    finally:
+        table.flush()
 
 
 def analysis_schema(criteria: Sequence[str]) -> dict[str, Any]:
@@ -249,26 +283,38 @@ def read_analysis(text: str, criteria: Sequence[str]) -> dict[str, Any] | str:
 
 
 def _read_labels(
-    conversations: Sequence[Conversation],
-    indices: list[int],
-    known: set[int],
-    sheet: Sheet,
-    instrument: Instrument,
-    engine: Engine,
-    analyses: Mapping[int, dict[str, Any]],
-) -> Any:
+    session: _Session, indices: list[int], known: set[int], analyses: Mapping[int, dict[str, Any]]
+) -> Iterator[tuple[int, Judgement]]:
+    """The verdict on each answer from the probabilities of the labels; in `reasoned` mode after the analysis."""
+    if not indices:
+        return
+    sheet, instrument = session.sheet, session.instrument
     labels = instrument.rubric.labels[instrument.lang]
+    conversations = [_verdict_conversation(session, i, analyses.get(i)) for i in indices]
     skip = {place for place, i in enumerate(indices) if i in known}
-    for place, outcome in engine.score_labels(conversations, labels, skip):
+    for place, outcome in session.engine.score_labels(conversations, labels, skip):
         index = indices[place]
         prompt_id = sheet.prompts[index].id
         if isinstance(outcome, Failure):
             yield index, _ungraded(prompt_id, outcome)
         else:
-            yield (
-                index,
-                _grade(prompt_id, outcome, labels, instrument.judge.min_label_mass, analyses.get(index)),
-            )
+            yield index, _grade(prompt_id, outcome, labels, instrument.judge.min_label_mass, analyses.get(index))
+
+
+def _verdict_conversation(session: _Session, index: int, analysis: dict[str, Any] | None) -> Conversation:
+    """Ends with the request for the verdict. The analysis may quote the answer, so it is neutralised as well."""
+    sheet, instrument = session.sheet, session.instrument
+    prompt, answer = sheet.prompts[index], sheet.answers[index]
+    if analysis is None:
+        return direct_conversation(prompt, answer, instrument)
+    rubric, lang = instrument.rubric, instrument.lang
+    asked = _asking(opening(prompt, answer, instrument), rubric.text("analysis", lang))
+    said = neutralise(json.dumps(analysis, ensure_ascii=False))
+    return (
+        *asked,
+        Message(role="assistant", content=said),
+        Message(role="user", content=rubric.text("verdict", lang)),
+    )
 
 
 def _grade(
@@ -288,5 +334,7 @@ def _grade(
     )
 
 
-def _ungraded(prompt_id: str, failure: Failure) -> Ungraded:
+def _ungraded(prompt_id: str, failure: Failure | str) -> Ungraded:
+    if isinstance(failure, str):
+        return Ungraded(prompt_id=prompt_id, cause="unreadable", detail=failure)
     return Ungraded(prompt_id=prompt_id, cause=failure.cause, detail=failure.detail)

@@ -8,16 +8,19 @@ the worker, the demo and the tests.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
 
 from eco_eval import __version__, scoring
 from eco_eval.answering import answer, answers_path
 from eco_eval.candidates import resolve
 from eco_eval.engines import EngineName, OpenEngine, open_engine
-from eco_eval.errors import InputError, StoreError
+from eco_eval.errors import InputError, StoreError, TooManyUngraded
 from eco_eval.instrument import Instrument
 from eco_eval.judging import Sheet, judge, judgements_path
 from eco_eval.settings import Settings
@@ -37,6 +40,9 @@ from eco_eval.types import (
     no_progress,
 )
 
+Stage = Literal["judge", "score"]
+"""A stage that can be made again from what is kept."""
+
 
 @dataclass(frozen=True)
 class Engines:
@@ -52,6 +58,8 @@ def evaluate(
     engines: Engines,
     store: Store,
     progress: Progress = no_progress,
+    *,
+    again: Stage | None = None,
 ) -> Result:
     """Score one model, resuming whatever an earlier run left; with nothing left to do, no model is loaded.
 
@@ -61,42 +69,34 @@ def evaluate(
         engines: called when a stage has work.
         store: where everything is kept.
         progress: told `(stage, done, total)` as answers and verdicts come.
+        again: make this stage again although it is kept, and those after it. What there was is replaced only when
+            the new one is whole.
 
     Raises:
         InputError: something a person can fix.
         StageError: an engine or the store broke, or too few verdicts for a score. What was done is kept.
     """
     kept = read_result(store, submission.id)
-    if kept is not None:
+    if kept is not None and again is None and _is_whole(kept, store):
         return kept
     clock = _Clock()
     answers, candidate = answer(submission, instrument, engines.candidate, store, progress)
     clock.lap("answer")
     anchors = anchor_sheets(instrument)
-    sheets = [*anchors, _sheet(submission, instrument.asked, answers)]
-    judgements, judged_by = judge(sheets, instrument, engines.judge, store, progress)
+    sheet = _sheet(submission, instrument.asked, answers)
+    place = judgements_path(sheet, instrument)
+    fresh = {len(anchors): place.replace(".parquet", ".again.parquet")} if again == "judge" else {}
+    judgements, judged_by = judge([*anchors, sheet], instrument, engines.judge, store, progress, fresh)
+    for new in fresh.values():
+        _move(store, new, place)
     clock.lap("judge")
     agreement = judge_agreement(anchors, judgements)
-    subjects = [*(anchor_submission(instrument, sheet) for sheet in anchors), submission]
-    results = []
-    for subject, sheet, verdicts in zip(subjects, sheets, judgements, strict=True):
-        is_anchor = subject is not submission
-        result = Result(
-            id=subject.id,
-            submission=subject,
-            score=scoring.score(sheet.prompts, sheet.answers, verdicts, instrument.score.max_ungraded),
-            agreement=agreement,
-            stand_in_judge=instrument.judge.stand_in,
-            publishable=instrument.publishable and not is_anchor,
-            is_anchor=is_anchor,
-            answers_path=answers_path(subject),
-            judgements_path=judgements_path(sheet, instrument),
-            provenance=_provenance(None if is_anchor else candidate, judged_by, clock),
-        )
-        results.append(result)
-    for result, sheet in zip(results, sheets, strict=True):
-        _keep(result, sheet, store)
-    return results[-1]
+    made = _Made(instrument, agreement, judged_by, clock)
+    for anchor, verdicts in zip(anchors, judgements, strict=False):
+        _keep_anchor(made, anchor, verdicts, store)
+    result = made.result(submission, sheet, judgements[-1], candidate)
+    _write(result, store)
+    return result
 
 
 def submit(model: ModelRef, instrument: Instrument, system_prompt: str | None = None) -> Submission:
@@ -110,7 +110,9 @@ def submit(model: ModelRef, instrument: Instrument, system_prompt: str | None = 
     )
 
 
-def resolve_judge(instrument: Instrument, settings: Settings) -> tuple[Instrument, ModelRef]:
+def resolve_judge(
+    instrument: Instrument, settings: Settings, judge_url: str | None = None
+) -> tuple[Instrument, ModelRef]:
     """The instrument with its judge at exact weights, and those weights.
 
     Raises:
@@ -119,7 +121,9 @@ def resolve_judge(instrument: Instrument, settings: Settings) -> tuple[Instrumen
     """
     spec = instrument.judge
     if spec.source == "endpoint":
-        ref = ModelRef(name=spec.model, source="endpoint", revision=digest(["endpoint", spec.model])[:40])
+        # Nobody but its operator knows what an endpoint serves: its address stands for its weights.
+        address = (judge_url or "").rstrip("/")
+        ref = ModelRef(name=spec.model, source="endpoint", revision=digest(["endpoint", address, spec.model])[:40])
     elif spec.source == "trained":
         folder = settings.models_dir / spec.model
         if not (folder / "config.json").is_file():
@@ -127,7 +131,17 @@ def resolve_judge(instrument: Instrument, settings: Settings) -> tuple[Instrumen
         ref = resolve(str(folder))
     else:
         ref = resolve(f"{spec.model}@{spec.revision}" if spec.revision else spec.model)
-    return instrument.with_judge_at(ref.revision), ref
+    return instrument.with_judge_at(ref.revision, stand_in=spec.stand_in or _is_stand_in(ref)), ref
+
+
+def _is_stand_in(judge: ModelRef) -> bool:
+    """Judges trained by this project say so in their folder, wherever it is."""
+    if judge.path is None:
+        return False
+    try:
+        return bool(json.loads((Path(judge.path) / "run.json").read_text())["stand_in"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def open_engines(
@@ -176,21 +190,7 @@ def read_result(store: Store, result_id: str) -> Result | None:
     try:
         return Result.model_validate_json(found[0])
     except ValueError as error:
-        raise StoreError("store.corrupt", path=path, reason=str(error).splitlines()[0]) from error
-
-
-def forget(submission: Submission, instrument: Instrument, store: Store, *, judgements: bool) -> None:
-    """Drop a result, and its judgements too if asked, so that `evaluate` makes them again from what is before.
-
-    Raises:
-        InputError: the answers are not kept, so there is nothing to start from.
-    """
-    if store.read(answers_path(submission)) is None:
-        raise InputError("judge.no_answers", model=submission.model.name, instrument=submission.instrument)
-    store.delete(f"results/{submission.id}.json")
-    if judgements:
-        sheet = _sheet(submission, (), ())
-        store.delete(judgements_path(sheet, instrument))
+        raise StoreError("store.corrupt", path=path, reason=type(error).__name__) from error
 
 
 def anchor_sheets(instrument: Instrument) -> list[Sheet]:
@@ -229,18 +229,70 @@ def _anchor(role: str, instrument: Instrument, prompts: tuple[Prompt, ...], answ
 
 
 def _sheet(submission: Submission, prompts: Sequence[Prompt], answers: Sequence[Answer]) -> Sheet:
-    key = submission.answers_digest
+    # The answers' own words are in the key: verdicts on other answers are never taken for verdicts on these.
+    said = [[a.prompt_id, a.text, a.truncated, a.failure is None] for a in answers]
+    key = digest([submission.answers_digest, said])
     return Sheet(model=submission.model.name, key=key, prompts=tuple(prompts), answers=tuple(answers))
 
 
-def _keep(result: Result, sheet: Sheet, store: Store) -> None:
-    if result.is_anchor:
-        if store.read(f"results/{result.id}.json") is not None:
-            return
-        table: Table[Answer] = Table(store, result.answers_path, Answer)
-        for written in sheet.answers:
-            table.add(written)
-        table.finish([p.id for p in sheet.prompts])
+@dataclass(frozen=True)
+class _Made:
+    """What all results of one run share."""
+
+    instrument: Instrument
+    agreement: Agreement | None
+    judged_by: EngineInfo | None
+    clock: _Clock
+
+    def result(
+        self, subject: Submission, sheet: Sheet, verdicts: Sequence[Judgement], candidate: EngineInfo | None
+    ) -> Result:
+        is_anchor = subject.model.source == "anchor"
+        return Result(
+            id=subject.id,
+            submission=subject,
+            score=scoring.score(sheet.prompts, sheet.answers, verdicts, self.instrument.score.max_ungraded),
+            agreement=self.agreement,
+            stand_in_judge=self.instrument.judge.stand_in,
+            # Only weights on the Hub can be fetched and checked by others.
+            publishable=self.instrument.publishable and subject.model.source == "hub",
+            is_anchor=is_anchor,
+            answers_path=answers_path(subject),
+            judgements_path=judgements_path(sheet, self.instrument),
+            provenance=_provenance(candidate, self.judged_by, self.clock),
+        )
+
+
+def _keep_anchor(made: _Made, sheet: Sheet, verdicts: Sequence[Judgement], store: Store) -> None:
+    """Write an anchor's result, once. One with too few verdicts is left out: it is not the candidate's fault."""
+    subject = anchor_submission(made.instrument, sheet)
+    kept = store.read(f"results/{subject.id}.json")
+    table: Table[Answer] = Table(store, answers_path(subject), Answer)
+    if kept is not None and table.finished:
+        return
+    try:
+        result = made.result(subject, sheet, verdicts, None)
+    except TooManyUngraded:
+        return
+    for written in sheet.answers:
+        table.add(written)
+    table.finish([p.id for p in sheet.prompts])
+    _write(result, store)
+
+
+def _is_whole(result: Result, store: Store) -> bool:
+    """Whether what explains a result is there as well."""
+    return bool(store.list(result.answers_path) and store.list(result.judgements_path))
+
+
+def _move(store: Store, source: str, target: str) -> None:
+    found = store.read(source)
+    if found is not None:
+        store.write(target, found[0])
+        store.delete(source)
+
+
+def _write(result: Result, store: Store) -> None:
     store.write(f"results/{result.id}.json", (result.model_dump_json(indent=1) + "\n").encode())
 
 

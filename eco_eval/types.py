@@ -128,9 +128,13 @@ class LabelScores(Record):
 
 
 class Failure(Record):
-    """An engine could not handle one conversation; the others go on."""
+    """An engine could not handle one conversation; the others go on.
 
-    cause: Literal["too_long", "rejected", "unreadable"]
+    `too_long` for the model's context, `template`: the model's own chat template fails on it, `rejected` by a server,
+    `unreadable` reply.
+    """
+
+    cause: Literal["too_long", "template", "rejected", "unreadable"]
     detail: str = ""
 
 
@@ -174,12 +178,20 @@ class Graded(Record):
     findings: tuple[tuple[str, str], ...] = ()
 
 
+class Analysis(Record):
+    """What the judge returned when asked to analyse an answer, before its verdict."""
+
+    prompt_id: str
+    text: str
+    failure: Failure | None = None
+
+
 class Ungraded(Record):
     """No verdict, and why. Never counted as a grade."""
 
     status: Literal["ungraded"] = "ungraded"
     prompt_id: str
-    cause: Literal["no_answer", "too_long", "rejected", "unreadable", "off_label"]
+    cause: Literal["no_answer", "too_long", "template", "rejected", "unreadable", "off_label"]
     detail: str = ""
 
 
@@ -284,7 +296,7 @@ class Result(Record):
 
 
 Progress = Callable[[str, int, int], None]
-"""Called as `progress(stage, done, total)`; stages are "answer" and "judge"."""
+"""Called as `progress(stage, done, total)`; stages are "answer", "analyse" and "judge"."""
 
 
 def no_progress(stage: str, done: int, total: int) -> None:

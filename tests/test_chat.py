@@ -50,9 +50,13 @@ def test_mistral_marks_and_special_tokens_are_removed() -> None:
     assert (read.text, read.reasoning) == ("Hola", "uf")
 
 
-def test_a_closing_mark_alone_ends_reasoning_that_the_server_did_not_open() -> None:
-    read = read_completion("pienso</think>Contesto.")
+def test_a_closing_mark_alone_ends_reasoning_when_nobody_knows_who_opened_it() -> None:
+    read = read_completion("pienso</think>Contesto.", opened=None)
     assert (read.text, read.reasoning) == ("Contesto.", "pienso")
+
+
+def test_a_closing_mark_alone_hides_nothing_when_the_prompt_opened_no_reasoning() -> None:
+    assert read_completion("Mata lobos.</think>Cuida el río.").text == "Mata lobos.</think>Cuida el río."
 
 
 def test_an_open_think_mark_at_the_end_of_the_prompt_is_noticed() -> None:

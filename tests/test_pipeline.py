@@ -21,9 +21,9 @@ from eco_eval.candidates import resolve
 from eco_eval.engines.base import Engine
 from eco_eval.engines.scripted import ScriptedEngine
 from eco_eval.engines.transformers import TransformersEngine
-from eco_eval.errors import EngineError, InputError, TooManyUngraded
+from eco_eval.errors import EngineError, TooManyUngraded
 from eco_eval.instrument import Instrument, load_instrument
-from eco_eval.pipeline import Engines, evaluate, forget, read_result, submit
+from eco_eval.pipeline import Engines, evaluate, read_result, submit
 from eco_eval.store import LocalStore
 from eco_eval.types import Failure, ModelRef, Result, Submission
 
@@ -132,19 +132,109 @@ def test_a_candidate_that_breaks_half_way_goes_on_where_it_stopped(short: Instru
     assert sorted(asked + resumed) == sorted(p.text for p in short.asked)
 
 
-def test_forgetting_judgements_keeps_answers(short: Instrument, store: LocalStore) -> None:
+def test_judging_again_keeps_answers_and_replaces_the_result(short: Instrument, store: LocalStore) -> None:
     submission = submit(MODEL, short)
     first = evaluate(submission, short, scripted(), store)
-    forget(submission, short, store, judgements=True)
     engines = Engines(unopened, scripted(label=lambda c, labels: [0, 1, 0]).judge)
-    second = evaluate(submission, short, engines, store)
+    second = evaluate(submission, short, engines, store, again="judge")
     assert (first.score.eco.value, second.score.eco.value) == (100, 50)
+    assert read_result(store, submission.id) == second
+    assert not [path for path in store.list("") if "again" in path or "shards" in path]
 
 
-def test_there_is_nothing_to_forget_without_answers(short: Instrument, store: LocalStore) -> None:
-    with pytest.raises(InputError) as caught:
-        forget(submit(MODEL, short), short, store, judgements=True)
-    assert caught.value.key == "judge.no_answers"
+def test_judging_again_with_a_judge_that_fails_loses_nothing(short: Instrument, store: LocalStore) -> None:
+    submission = submit(MODEL, short)
+    first = evaluate(submission, short, scripted(), store)
+    before = {path: store.read(path) for path in store.list("")}
+
+    def down() -> Any:
+        raise EngineError("endpoint.down", url="http://127.0.0.1:1/v1")
+
+    with pytest.raises(EngineError):
+        evaluate(submission, short, Engines(unopened, down), store, again="judge")
+    assert {path: store.read(path) for path in store.list("")} == before
+    assert evaluate(submission, short, Engines(unopened, unopened), store) == first
+
+
+def test_scoring_again_opens_no_engine(short: Instrument, store: LocalStore) -> None:
+    submission = submit(MODEL, short)
+    first = evaluate(submission, short, scripted(), store)
+    again = evaluate(submission, short, Engines(unopened, unopened), store, again="score")
+    assert again.score == first.score
+
+
+def test_verdicts_on_other_answers_are_never_taken_for_these(short: Instrument, store: LocalStore) -> None:
+    submission = submit(MODEL, short)
+    first = evaluate(submission, short, scripted(), store)
+    store.delete(first.answers_path)
+
+    def judge_of_words(conversation: Any, labels: Any) -> list[float]:
+        return [0, 0, 1] if "Otra cosa" in conversation[-1].content else [3, 2, 1]
+
+    second = evaluate(submission, short, scripted(answer=lambda c: "Otra cosa.", label=judge_of_words), store)
+    assert (first.score.eco.value, second.score.eco.value) == (100, 0)
+
+
+def test_an_anchor_without_verdicts_does_not_refuse_the_candidate(short: Instrument, store: LocalStore) -> None:
+    worst = {p.worst for p in short.gold}
+
+    def blind(conversation: Any, labels: Any) -> Any:
+        text = conversation[-1].content
+        return Failure(cause="unreadable") if any(w and w[:60] in text for w in worst) else [3, 2, 1]
+
+    result = evaluate(submit(MODEL, short), short, scripted(label=blind), store)
+    assert result.score.eco.value == 100
+    assert result.agreement is None
+
+
+def test_the_same_command_works_again_once_the_judge_does(short: Instrument, store: LocalStore) -> None:
+    submission = submit(MODEL, short)
+    with pytest.raises(TooManyUngraded):
+        evaluate(submission, short, scripted(label=lambda c, labels: Failure(cause="rejected")), store)
+    result = evaluate(submission, short, Engines(unopened, scripted().judge), store)
+    assert result.score.counts.ungraded == 0
+    assert result.agreement is not None
+
+
+def test_other_groups_are_another_measurement(demo: Instrument) -> None:
+    prompts = demo.asked[:4]
+    merged = tuple(p.model_copy(update={"group": "one"}) for p in prompts)
+    ours, theirs = demo.asking(prompts, "x"), demo.asking(merged, "x")
+    assert ours.asked_digest == theirs.asked_digest
+    assert submit(MODEL, ours).id != submit(MODEL, theirs).id
+
+
+def test_a_reasoned_judgement_killed_half_way_asks_for_no_analysis_twice(short: Instrument, store: LocalStore) -> None:
+    reasoned = short.judged_by("mode=reasoned", mode="reasoned", max_tokens=400)
+    said = json.dumps({"analysis": "Ve el río.", "findings": {f"C{i}": "no aplica" for i in range(1, 7)}})
+    analysed: list[str] = []
+    labelled: list[str] = []
+
+    def engines(stop: int | None) -> Engines:
+        def answer(conversation: Any) -> str:
+            analysed.append(conversation[-1].content)
+            return said
+
+        def label(conversation: Any, labels: Any) -> Any:
+            if stop is not None and len(labelled) == stop:
+                raise EngineError("vllm.died", retryable=True, model="j", reason="", log="")
+            labelled.append(conversation[1].content)
+            return [3, 2, 1]
+
+        @contextmanager
+        def judge() -> Iterator[Engine]:
+            yield ScriptedEngine(answer=answer, label=label)
+
+        return Engines(candidate=scripted().candidate, judge=judge)
+
+    submission = submit(MODEL, reasoned)
+    with pytest.raises(EngineError):
+        evaluate(submission, reasoned, engines(stop=9), store)
+    result = evaluate(submission, reasoned, engines(stop=None), store)
+    assert result.score.counts.graded == 6
+    assert len(analysed) == len(set(analysed)) == 5 * 6
+    assert len(labelled) == len(set(labelled)) == 5 * 6
+    assert not [path for path in store.list("") if "analyses" in path]
 
 
 def test_prompts_of_ones_own_are_scored_with_the_judge_measured_on_gold(demo: Instrument, store: LocalStore) -> None:

@@ -100,6 +100,19 @@ def test_a_trained_judge_is_served_by_the_engine_and_puts_its_mass_on_the_labels
     assert run["triples"] == len(train_triples(instrument))
 
 
+def test_whatever_is_read_the_judge_says_a_label(recipe: JudgeRecipe, tmp_path: Path) -> None:
+    train_judge(recipe, tmp_path / "judge", quiet)
+    instrument = load_instrument("eco-es-demo")
+    engine = TransformersEngine(tmp_path / "judge", "judge", dtype="float32", context=instrument.judge.context)
+    prompt = instrument.asked[0]
+    odd = ["agua " * 250, "¡" * 400, "的" * 200, "a", "Mala buena regular. " * 60, "\n\n1.\n2.\n" * 50]
+    asked = [direct_conversation(prompt, Answer(prompt_id="x", text=text), instrument) for text in odd]
+    for _, scores in engine.score_labels(asked, instrument.rubric.labels["es"]):
+        assert isinstance(scores, LabelScores)
+        assert scores.mass is not None
+        assert scores.mass > 0.9
+
+
 def test_what_was_trained_is_not_trained_again_until_something_changes(recipe: JudgeRecipe, tmp_path: Path) -> None:
     short = recipe.model_copy(update={"schedule": one_epoch(recipe)})
     folder = tmp_path / "judge"

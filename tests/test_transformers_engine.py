@@ -143,6 +143,39 @@ def test_a_conversation_too_long_fails_alone(engine: TransformersEngine) -> None
     assert all(isinstance(found[i], Completion) for i in range(len(TEXTS)))
 
 
+def test_a_long_neighbour_does_not_cut_an_answer_short(tiny_model: Path) -> None:
+    engine = TransformersEngine(tiny_model, "tiny", dtype="float32", context=1024)
+    short = (Message(role="user", content="¿Y el río?"),)
+    long = (Message(role="user", content="agua y río " * 140),)
+    alone = dict(engine.complete([short], Decoding(max_tokens=200)))[0]
+    beside = dict(engine.complete([short, long], Decoding(max_tokens=200)))[0]
+    assert beside == alone
+
+
+def test_the_models_own_decoding_settings_change_nothing(tmp_path: Path, tiny_model: Path) -> None:
+    import json
+    import shutil
+
+    folder = shutil.copytree(tiny_model, tmp_path / "own")
+    file = folder / "generation_config.json"
+    own = json.loads(file.read_text())
+    own |= {"num_beams": 3, "repetition_penalty": 1.7, "do_sample": True, "return_dict_in_generate": True}
+    file.write_text(json.dumps(own))
+    plain = TransformersEngine(tiny_model, "tiny", dtype="float32")
+    wilful = TransformersEngine(folder, "own", dtype="float32")
+    assert completions(wilful, judge_like()) == completions(plain, judge_like())
+
+
+def test_a_template_that_fails_is_a_failure_of_that_model(tmp_path: Path, tiny_model: Path) -> None:
+    import shutil
+
+    folder = shutil.copytree(tiny_model, tmp_path / "template")
+    engine = TransformersEngine(folder, "template", dtype="float32")
+    engine._tokenizer.chat_template = "{{ raise_exception('no') }}"
+    found = completions(engine, judge_like()[:2])
+    assert [found[i].cause for i in (0, 1)] == ["template", "template"]
+
+
 def test_an_answer_cut_by_the_limit_is_marked(engine: TransformersEngine) -> None:
     found = dict(engine.complete(judge_like(), Decoding(max_tokens=2)))
     cut = [found[i].truncated for i in range(len(TEXTS))]

@@ -74,7 +74,7 @@ def train_judge(recipe: JudgeRecipe, folder: Path, report: Report) -> bool:
     if made_by(folder) == made:
         return False
     model, tokenizer = fit(recipe, instrument, triples, report)
-    run = {"made_by": made, "recipe": recipe.model_dump(mode="json"), "triples": len(triples)}
+    run = {"made_by": made, "stand_in": True, "recipe": recipe.model_dump(mode="json"), "triples": len(triples)}
     save(folder, model, tokenizer, run)
     return True
 
@@ -86,7 +86,7 @@ def fit(recipe: JudgeRecipe, instrument: Instrument, triples: Sequence[Prompt], 
     labels = ["\n".join(instrument.rubric.labels[instrument.lang])] * len(texts)
     texts += [instrument.rubric.system(instrument.lang), *labels]
     tokenizer = make_tokenizer(texts, recipe.shape.vocabulary)
-    model = make_model(recipe.shape, recipe.schedule, tokenizer)
+    model = make_model(recipe.shape, recipe.schedule, tokenizer, tied=False)
     targets = label_tokens(instrument, tokenizer)
     make_linear(model, targets)
     shared = shared_length([example.ids for p in triples for example in examples(p, instrument, tokenizer)])
@@ -113,26 +113,30 @@ MIX = 10.0
 """How strongly the mean of what is read moves the verdict, beside the last token's own state."""
 
 LABEL_SCALE = 8.0
-"""Length of a label's own axis; it sets how sharp probabilities can be."""
+"""Weight of a label's own axis in the head; it sets how sharp probabilities can be."""
 
 
 def make_linear(model: Any, targets: Sequence[int]) -> None:
     """Make a one-layer model start, and stay, a linear reader of words.
 
     Queries and keys are zero, so attention is an even mean; values pass through; the feed-forward part adds nothing.
-    Each label has an axis of its own on which every other token starts at zero: what a token says for a label is the
-    one thing there is to learn, and no chance likeness of random vectors speaks for it.
+    Each label has an axis of its own on which every token starts at zero: what a token says for a label is the one
+    thing there is to learn, and no chance likeness of random vectors speaks for it. On one more axis all tokens stand
+    alike and the head is against everything that is not a label, so that whatever is read, a label is said.
     """
     import torch
 
     layer = model.model.layers[0]
     axes = list(range(len(targets)))
     with torch.no_grad():
-        words = model.model.embed_tokens.weight
+        words, head = model.model.embed_tokens.weight, model.lm_head.weight
         words.normal_(0.0, 1.0)
         words[:, axes] = 0.0
-        words[list(targets)] = 0.0
-        words[list(targets), axes] = LABEL_SCALE
+        words[:, len(axes)] = 1.0
+        head.zero_()
+        head[:, len(axes)] = -10 * LABEL_SCALE
+        head[list(targets)] = 0.0
+        head[list(targets), axes] = LABEL_SCALE
         for matrix in (layer.self_attn.q_proj, layer.self_attn.k_proj, layer.mlp.down_proj):
             matrix.weight.zero_()
         torch.nn.init.eye_(layer.self_attn.v_proj.weight)

@@ -53,8 +53,8 @@ def make_tokenizer(texts: Sequence[str], vocabulary: int) -> Any:
     )
 
 
-def make_model(shape: Shape, schedule: Schedule, tokenizer: Any) -> Any:
-    """A Llama of the given shape with random weights, in float32."""
+def make_model(shape: Shape, schedule: Schedule, tokenizer: Any, *, tied: bool = True) -> Any:
+    """A Llama of the given shape with random weights, in float32; `tied` shares embeddings with the head."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -68,7 +68,7 @@ def make_model(shape: Shape, schedule: Schedule, tokenizer: Any) -> Any:
         intermediate_size=shape.intermediate,
         max_position_embeddings=shape.context,
         attention_dropout=schedule.dropout,
-        tie_word_embeddings=True,
+        tie_word_embeddings=tied,
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,

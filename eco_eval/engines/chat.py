@@ -47,13 +47,15 @@ def opens_reasoning(rendered: str) -> bool:
 
 
 def read_completion(
-    text: str, *, opened: bool = False, truncated: bool = False, tokens: int = 0, special: Sequence[str] = ()
+    text: str, *, opened: bool | None = False, truncated: bool = False, tokens: int = 0, special: Sequence[str] = ()
 ) -> Completion:
     """Split raw generated text into reasoning and answer.
 
     Args:
         text: what the model wrote, special tokens included.
-        opened: the prompt already opened the reasoning.
+        opened: the prompt already opened the reasoning; None when nobody knows, as with a server that renders its
+            own template: a closing mark without an opening one then ends the reasoning. Otherwise such a mark is
+            text like any other, or a model could hide what it said before it.
         truncated: the token limit cut it.
         special: the tokenizer's special tokens, removed from the answer.
     """
@@ -62,7 +64,8 @@ def read_completion(
         if opened and start not in text and end not in text:
             continue
         block = re.compile(rf"\s*{re.escape(start)}(.*?)(?:{re.escape(end)}|\Z)", re.DOTALL)
-        if end in text and (start not in text or text.index(end) < text.index(start)):
+        closes_first = end in text and (start not in text or text.index(end) < text.index(start))
+        if closes_first and opened is not False:
             head, _, text = text.partition(end)
             reasoning.append(head)
             opened = False

@@ -365,6 +365,7 @@ def _read_message(reply: Mapping[str, Any]) -> Completion | Failure:
         return Failure(cause="rejected", detail=reason)
     completion = chat.read_completion(
         _text(message.get("content")) or _text(message.get("refusal")),
+        opened=None,
         truncated=reason == "length",
         tokens=(reply.get("usage") or {}).get("completion_tokens") or 0,
     )

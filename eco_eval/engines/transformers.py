@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,6 +69,7 @@ class TransformersEngine:
             raise EngineError("engine.load_failed", model=name, reason=reason) from error
         limit = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
         self._context = min(context, limit or context)
+        self._take_decoding_away()
         self._prefix: tuple[list[int], Any] | None = None
         self._shareable = _attends_to_everything(self._model.config.get_text_config(), self._context)
         self.info = EngineInfo(
@@ -85,15 +86,17 @@ class TransformersEngine:
         """Generate, batch by batch. A JSON schema is asked for in the prompt only: this engine does not constrain."""
         import torch
 
-        rows = []
-        for index, conversation in enumerate(conversations):
-            text = render(self._tokenizer, conversation)
-            rows.append(_Row(index, encode(self._tokenizer, text), opened=opens_reasoning(text)))
-        yield from self._too_long(rows, skip)
-        rows = [row for row in rows if len(row.ids) < self._context]
+        def row_of(index: int, text: str) -> _Row:
+            return _Row(index, encode(self._tokenizer, text), opened=opens_reasoning(text))
+
+        rows, failures = self._rows(conversations, row_of)
+        yield from ((index, failure) for index, failure in failures if index not in skip)
         prefix = self._shared_prefix(conversations, rows)
         cache = self._prefix_cache(prefix)
-        for number, batch in enumerate(plan_batches(rows, self._batch_size)):
+        # A row with too little room for a whole completion goes alone, or it would cut its neighbours short.
+        roomy = [row for row in rows if len(row.ids) + decoding.max_tokens <= self._context]
+        batches = [*plan_batches(roomy, self._batch_size), *([row] for row in rows if row not in roomy)]
+        for number, batch in enumerate(batches):
             if all(row.index in skip for row in batch):
                 continue
             torch.manual_seed(decoding.seed + number)
@@ -105,16 +108,16 @@ class TransformersEngine:
         self, conversations: Sequence[Conversation], labels: Sequence[str], skip: Collection[int] = ()
     ) -> Iterator[tuple[int, LabelScores | Failure]]:
         """One forward pass over each conversation; labels of several tokens go on from its key-value cache."""
-        rows = []
-        for index, conversation in enumerate(conversations):
-            text = render(self._tokenizer, conversation)
+
+        def row_of(index: int, text: str) -> _Row:
             try:
                 ids, paths = label_paths(lambda part: encode(self._tokenizer, part), text, labels)
             except ValueError as error:
                 raise EngineError("engine.bad_labels", model=self.info.model, reason=error) from error
-            rows.append(_Row(index, ids, paths=tuple(paths)))
-        yield from self._too_long(rows, skip)
-        rows = [row for row in rows if len(row.ids) < self._context]
+            return _Row(index, ids, paths=tuple(paths))
+
+        rows, failures = self._rows(conversations, row_of)
+        yield from ((index, failure) for index, failure in failures if index not in skip)
         prefix = self._shared_prefix(conversations, rows)
         cache = self._prefix_cache(prefix)
         for batch in plan_batches(rows, self._batch_size, max_padding=0.1, shared=len(prefix)):
@@ -122,9 +125,8 @@ class TransformersEngine:
                 continue
             with _translated(self.info.model):
                 logprobs = self._label_logprobs(batch, len(prefix), cache)
-            for row, values in zip(batch, logprobs, strict=True):
-                if row.index not in skip:
-                    yield row.index, label_scores(labels, values)
+                scores = [label_scores(labels, values) for values in logprobs]
+            yield from ((row.index, out) for row, out in zip(batch, scores, strict=True) if row.index not in skip)
 
     def close(self) -> None:
         """Free the device."""
@@ -135,10 +137,34 @@ class TransformersEngine:
         if self._device == "cuda":
             torch.cuda.empty_cache()
 
-    def _too_long(self, rows: Sequence[_Row], skip: Collection[int]) -> Iterator[tuple[int, Failure]]:
-        for row in rows:
-            if len(row.ids) >= self._context and row.index not in skip:
-                yield row.index, Failure(cause="too_long", detail=f"{len(row.ids)} >= {self._context}")
+    def _take_decoding_away(self) -> None:
+        """Leave of the model's own generation settings only where its turns end: decoding is the instrument's."""
+        from transformers import GenerationConfig
+
+        own = self._model.generation_config.eos_token_id
+        ends = set(own) if isinstance(own, list) else {own}
+        self._ends = sorted(end for end in ends | {self._tokenizer.eos_token_id} if end is not None)
+        self._model.generation_config = GenerationConfig(eos_token_id=self._ends)
+
+    def _rows(
+        self, conversations: Sequence[Conversation], row_of: Callable[[int, str], _Row]
+    ) -> tuple[list[_Row], list[tuple[int, Failure]]]:
+        """Conversations as tokens, and those that the model's template or context cannot take."""
+        rows, failures = [], []
+        for index, conversation in enumerate(conversations):
+            try:
+                text = render(self._tokenizer, conversation)
+            except Exception as error:  # a stranger's template can raise anything
+                detail = f"{type(error).__name__}: {error}"[:300]
+                failures.append((index, Failure(cause="template", detail=detail)))
+                continue
+            row = row_of(index, text)
+            if len(row.ids) < self._context:
+                rows.append(row)
+            else:
+                detail = f"{len(row.ids)} >= {self._context}"
+                failures.append((index, Failure(cause="too_long", detail=detail)))
+        return rows, failures
 
     def _shared_prefix(self, conversations: Sequence[Conversation], rows: Sequence[_Row]) -> list[int]:
         """Tokens of the messages that all conversations begin with.
@@ -209,14 +235,9 @@ class TransformersEngine:
             top_p=1.0,
             repetition_penalty=1.0,
             no_repeat_ngram_size=0,
-            eos_token_id=sorted(self._ends()),
+            eos_token_id=self._ends,
             pad_token_id=self._tokenizer.pad_token_id or 0,
         )
-
-    def _ends(self) -> set[int]:
-        own = self._model.generation_config.eos_token_id
-        ends = set(own) if isinstance(own, list) else {own}
-        return {end for end in ends | {self._tokenizer.eos_token_id} if end is not None}
 
     def _read(self, row: _Row, tokens: list[int], config: Any) -> Completion:
         end = next((i for i, token in enumerate(tokens) if token in config.eos_token_id), None)

@@ -315,7 +315,7 @@ class VllmEngine:
             return chat.render(self._tokenizer, conversation)
         except Exception as error:
             # The template is the model's own program, and may refuse a conversation in any way it likes.
-            return Failure(cause="rejected", detail=f"{type(error).__name__}: {error}"[:300])
+            return Failure(cause="template", detail=f"{type(error).__name__}: {error}"[:300])
 
     def _encode(self, text: str) -> list[int]:
         # A tokenizer changes its settings while it works, and then refuses a second thread.

@@ -6,7 +6,7 @@ import io
 import json
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, TypeAdapter
@@ -61,6 +61,13 @@ class Table(Generic[RecordT]):
         if now - self._flushed > max(1.0, (now - self._started) / 100):
             self.flush()
 
+    def drop(self, unwanted: Callable[[RecordT], bool]) -> None:
+        """Forget records that are to be made again; what is saved stays until `finish` replaces it."""
+        gone = [key for key, record in self.records.items() if unwanted(record)]
+        for key in gone:
+            del self.records[key]
+        self.finished = self.finished and not gone
+
     def flush(self) -> None:
         """Save what is pending."""
         if self._pending:
@@ -91,6 +98,8 @@ def to_parquet(records: Sequence[BaseModel], fields: Sequence[str], meta: dict[s
     as_json = [name for name, cells in columns.items() if any(_is_nested(cell) for cell in cells)]
     for name in as_json:
         columns[name] = [None if c is None else json.dumps(c, ensure_ascii=False) for c in columns[name]]
+    # Lone surrogates, which JSON from a server can carry, cannot be written as UTF-8.
+    columns = {name: [_storable(cell) for cell in cells] for name, cells in columns.items()}
     table = pa.table({name: pa.array(cells, type=_arrow_type(cells)) for name, cells in columns.items()})
     table = table.replace_schema_metadata(
         {"eco_eval": json.dumps(meta, sort_keys=True), "json_columns": json.dumps(as_json)}
@@ -128,6 +137,10 @@ def _field_names(kind: Any) -> list[str]:
 
     members = [kind] if hasattr(kind, "model_fields") else typing.get_args(typing.get_args(kind)[0])
     return [name for member in members for name in member.model_fields]
+
+
+def _storable(cell: object) -> object:
+    return cell.encode("utf-8", "replace").decode() if isinstance(cell, str) else cell
 
 
 def _is_nested(cell: object) -> bool:

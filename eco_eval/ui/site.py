@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from eco_eval.errors import InputError
 from eco_eval.settings import Settings
 from eco_eval.store import LocalStore
 from eco_eval.ui.pages import board, model
@@ -41,7 +42,15 @@ def launch(settings: Settings, *, port: int = 7860, wait: bool = True) -> tuple[
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     site = build_site(settings)
-    _, url, _ = site.launch(
+    try:
+        _, url, _ = _serve(site, port, wait)
+    except OSError as error:
+        raise InputError("app.port_busy", port=port) from error
+    return site, url
+
+
+def _serve(site: gr.Blocks, port: int, wait: bool) -> Any:
+    return site.launch(
         server_port=port,
         prevent_thread_lock=not wait,
         css=Path(__file__).with_name("site.css").read_text(encoding="utf-8"),
@@ -49,7 +58,6 @@ def launch(settings: Settings, *, port: int = 7860, wait: bool = True) -> tuple[
         footer_links=[],
         ssr_mode=False,
     )
-    return site, url
 
 
 def _theme() -> Any:

@@ -28,7 +28,8 @@ def print_board(board: Board, t: Texts, where: Path) -> None:
         console.print(t("cli.board.empty", where=where), markup=False)
     for section in board.sections:
         console.print(_table(section, t, drawn=console.width >= _WIDE))
-        console.print(judge_lines(section.stand_in_judge, section.judge, section.agreement, t), style="dim")
+        lines = judge_lines(section.stand_in_judge, section.judge, section.agreement, t)
+        console.print(Text(lines, style="dim"))
 
 
 def print_score(result: Result, t: Texts) -> None:
@@ -109,7 +110,8 @@ def plain(text: str) -> str:
 
 
 def _table(section: Section, t: Texts, drawn: bool) -> Table:
-    table = Table(title=t("cli.board.title", instrument=plain(section.instrument)), title_justify="left")
+    title = Text(t("cli.board.title", instrument=plain(section.instrument)))
+    table = Table(title=title, title_justify="left")
     table.add_column(t("cli.board.model"), overflow="fold", min_width=14)
     table.add_column(t("cli.board.eco"), justify="right", style="bold", no_wrap=True)
     table.add_column(t("cli.board.interval"), justify="right", no_wrap=True)
