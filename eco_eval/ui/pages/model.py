@@ -112,14 +112,14 @@ def _parts(title: str, names: str, parts: Mapping[str, Estimate], t: Texts) -> s
     rows = "".join(
         f"<tr><td class='name'>{escape(t(f'{names}.{key}'))}</td>"
         f"<td class='num'><b>{t.number(part.value)}</b><small>{interval(part, t)}</small></td>"
-        f"<td>{range_svg(part, t)}</td><td class='num'>{part.n}</td></tr>"
+        f"<td>{range_svg(part, t)}</td><td class='num wide'>{part.n}</td></tr>"
         for key, part in parts.items()
     )
     if not rows:
         return ""
     heads = f"<th scope='col'>{escape(title)}</th>" + "".join(
         f"<th scope='col' class='{css}'>{escape(t(f'page.column_{head}'))}</th>"
-        for head, css in (("eco", "num"), ("interval", ""), ("n", "num"))
+        for head, css in (("eco", "num"), ("interval", ""), ("n", "num wide"))
     )
     table = f"<table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>"
     return f"<div class='eco-scroll' tabindex='0'>{table}</div>"
