@@ -461,7 +461,7 @@ def test_a_template_that_refuses_a_conversation_is_its_failure(
 ) -> None:
     monkeypatch.setattr(engine._tokenizer, "chat_template", "{{ raise_exception('Only poems.') }}")
     assert dict(engine.complete(PROMPTS[:1], GREEDY)) == {
-        0: Failure(cause="rejected", detail="TemplateError: Only poems.")
+        0: Failure(cause="template", detail="TemplateError: Only poems.")
     }
 
 
