@@ -3,8 +3,9 @@
     python benchmarks/overhead.py [--runs 7] [--model FOLDER]
 
 Runs the two in turn, A B A B …, on one model loaded once, and prints the ratio of each pair. The judge is a scripted
-function, so that what is left is rendering, batching, saving, scoring and writing the result. Without a model folder
-a random one of the demo's size is made.
+function, so that what is left is rendering, batching, saving, scoring and writing the result. The anchors, which are
+judged once an instrument and not once a model, are in the store beforehand, as on any board. Without a model folder a
+random one of the demo's size is made.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from eco_eval.engines.transformers import TransformersEngine, _Row, plan_batches
 from eco_eval.instrument import Instrument, load_instrument
 from eco_eval.pipeline import Engines, evaluate, submit
 from eco_eval.store import LocalStore
-from eco_eval.types import Message
+from eco_eval.types import Message, ModelRef
 
 
 def main() -> None:
@@ -43,8 +44,10 @@ def main() -> None:
         bare_loop(engine, batches, measure)
         ours(engine, folder, measure, Path(scratch) / "warm")
         for run in range(arguments.runs):
+            store = Path(scratch) / f"run{run}"
+            anchors(measure, store)
             bare = timed(lambda: bare_loop(engine, batches, measure))
-            full = timed(lambda run=run: ours(engine, folder, measure, Path(scratch) / f"run{run}"))
+            full = timed(lambda store=store: ours(engine, folder, measure, store))
             ratios.append(full / bare)
             print(f"bare {bare:6.2f} s   evaluate {full:6.2f} s   ratio {full / bare:.3f}", flush=True)
         print(f"median ratio {statistics.median(ratios):.3f} over {len(ratios)} pairs of {len(measure.asked)} prompts")
@@ -76,6 +79,21 @@ def ours(engine: TransformersEngine, folder: Path, measure: Instrument, root: Pa
         yield ScriptedEngine(label=lambda *_: [3, 2, 1])
 
     evaluate(submit(resolve(str(folder)), measure), measure, Engines(candidate, judge), LocalStore(root))
+
+
+def anchors(measure: Instrument, root: Path) -> None:
+    """Evaluate a model that is a function, which leaves the anchors in the store."""
+
+    @contextmanager
+    def candidate() -> Iterator[Engine]:
+        yield ScriptedEngine(answer=lambda _: "Al río, con calma.")
+
+    @contextmanager
+    def judge() -> Iterator[Engine]:
+        yield ScriptedEngine(label=lambda *_: [3, 2, 1])
+
+    other = ModelRef(name="function", source="anchor", revision="0" * 40)
+    evaluate(submit(other, measure), measure, Engines(candidate, judge), LocalStore(root))
 
 
 def timed(call: Any) -> float:
