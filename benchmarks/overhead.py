@@ -2,7 +2,8 @@
 
     python benchmarks/overhead.py [--runs 7] [--model FOLDER]
 
-Runs the two in turn, A B A B …, on one model loaded once, and prints the ratio of each pair. The judge is a scripted
+Runs the two in turn, A B A B …, on one model loaded once, and prints the ratio of each pair in processor seconds, which
+other programs on the machine disturb less than the clock. The judge is a scripted
 function, so that what is left is rendering, batching, saving, scoring and writing the result. The anchors, which are
 judged once an instrument and not once a model, are in the store beforehand, as on any board. Without a model folder a
 random one of the demo's size is made.
@@ -97,9 +98,9 @@ def anchors(measure: Instrument, root: Path) -> None:
 
 
 def timed(call: Any) -> float:
-    began = time.perf_counter()
+    began = time.process_time()
     call()
-    return time.perf_counter() - began
+    return time.process_time() - began
 
 
 def random_model(folder: Path) -> Path:
