@@ -96,6 +96,7 @@ def _local(name: str, folder: Path) -> ModelRef:
 
 
 def _hub(name: str) -> ModelRef:
+    from httpx2 import HTTPError
     from huggingface_hub import HfApi, errors, hf_hub_download, snapshot_download
 
     repo, _, revision = name.partition("@")
@@ -112,8 +113,8 @@ def _hub(name: str) -> ModelRef:
         raise SubmissionRejected("model.not_on_hub", model=name) from error
     except errors.HFValidationError as error:
         raise SubmissionRejected("model.not_found", model=name) from error
-    # HTTPError is what the client's HTTP library raises when nobody answers.
-    except (errors.HTTPError, OSError) as error:  # type: ignore[attr-defined]
+    # The client lets its HTTP library's own error through when nobody answers.
+    except (HTTPError, OSError) as error:
         raise EngineError("hub.unreachable", model=name, retryable=True, reason=type(error).__name__) from error
     return ModelRef(name=repo, source="hub", revision=sha, dtype=_dtype(config), path=path)
 

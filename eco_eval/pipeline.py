@@ -219,8 +219,7 @@ def judge_agreement(anchors: Sequence[Sheet], judgements: Sequence[Sequence[Judg
         return None
     best, middle, worst = judgements[:3]
     prompts = anchors[0].prompts
-    triples = [(p.id, *three) for p, *three in zip(prompts, best, middle, worst, strict=True)]
-    return scoring.agreement(triples, [p.group for p in prompts])  # type: ignore[arg-type]
+    return scoring.agreement(list(zip(best, middle, worst, strict=True)), [p.group for p in prompts])
 
 
 def _anchor(role: str, instrument: Instrument, prompts: tuple[Prompt, ...], answers: tuple[Answer, ...]) -> Sheet:

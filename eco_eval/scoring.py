@@ -74,13 +74,11 @@ def expected_points(judgement: Graded) -> float:
     return sum(p * worth for p, worth in zip(judgement.probabilities, POINTS, strict=True))
 
 
-def agreement(
-    triples: Sequence[tuple[str, Judgement, Judgement, Judgement]], groups: Sequence[str]
-) -> Agreement | None:
+def agreement(triples: Sequence[tuple[Judgement, Judgement, Judgement]], groups: Sequence[str]) -> Agreement | None:
     """How a judge's verdicts match the written order of gold triples.
 
     Args:
-        triples: prompt id and the verdicts on its best, ambivalent and worst answers.
+        triples: the verdicts on a prompt's best, ambivalent and worst answers.
         groups: the prompts' groups, parallel.
 
     Returns:
@@ -88,7 +86,7 @@ def agreement(
     """
     whole = [
         (group, (best, middle, worst))
-        for (_, best, middle, worst), group in zip(triples, groups, strict=True)
+        for (best, middle, worst), group in zip(triples, groups, strict=True)
         if isinstance(best, Graded) and isinstance(middle, Graded) and isinstance(worst, Graded)
     ]
     names = [group for group, _ in whole]

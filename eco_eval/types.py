@@ -148,10 +148,15 @@ class EngineInfo(Record):
     device: str
 
 
-class Answer(Record):
-    """A model's answer to one prompt, or why there is none. `prompt` is what was asked, kept for whoever reads."""
+class AboutPrompt(Record):
+    """A record of one prompt among those a run asks: what tables are keyed by."""
 
     prompt_id: str
+
+
+class Answer(AboutPrompt):
+    """A model's answer to one prompt, or why there is none. `prompt` is what was asked, kept for whoever reads."""
+
     prompt: str = ""
     text: str
     reasoning: str | None = None
@@ -165,11 +170,10 @@ class Answer(Record):
         return not any(character.isalnum() for character in self.text)
 
 
-class Graded(Record):
+class Graded(AboutPrompt):
     """A verdict. `probabilities` in the order good, regular, bad; None when only a hard label is known."""
 
     status: Literal["graded"] = "graded"
-    prompt_id: str
     grade: Grade
     probabilities: tuple[float, float, float] | None = None
     mass: float | None = None
@@ -178,19 +182,17 @@ class Graded(Record):
     findings: tuple[tuple[str, str], ...] = ()
 
 
-class Analysis(Record):
+class Analysis(AboutPrompt):
     """What the judge returned when asked to analyse an answer, before its verdict."""
 
-    prompt_id: str
     text: str
     failure: Failure | None = None
 
 
-class Ungraded(Record):
+class Ungraded(AboutPrompt):
     """No verdict, and why. Never counted as a grade."""
 
     status: Literal["ungraded"] = "ungraded"
-    prompt_id: str
     cause: Literal["no_answer", "too_long", "template", "rejected", "unreadable", "off_label"]
     detail: str = ""
 

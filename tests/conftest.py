@@ -21,6 +21,14 @@ REPO = Path(__file__).parent.parent
 H4RMONY = REPO.parent / "shared" / "h4rmony"
 
 
+def require(there: bool, what: str) -> None:
+    """Skip where a part is missing that a bare machine may lack; fail where ECO_EVAL_REQUIRE_ALL=1, as CI sets it."""
+    if not there and os.environ.get("ECO_EVAL_REQUIRE_ALL") == "1":
+        pytest.fail(f"{what} is missing, and ECO_EVAL_REQUIRE_ALL=1 asks for its tests")
+    if not there:
+        pytest.skip(f"needs {what}")
+
+
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random Qwen2 of two layers with a chat template."""

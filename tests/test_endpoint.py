@@ -203,7 +203,7 @@ def test_closing_the_iterator_cancels_what_has_not_begun(server: Server) -> None
     with engine(server, concurrency=1) as opened:
         results = opened.complete(conversations(*"abcdefghijkl"), GREEDY)
         next(results)
-        results.close()  # type: ignore[attr-defined]
+        results.close()
         time.sleep(0.3)
     assert len(server.bodies) <= 3
 
@@ -313,7 +313,7 @@ def test_a_refused_conversation_is_a_failure_and_the_others_go_on(
     server.answer = lambda body: bad if body["messages"][0]["content"] == "bad" else says("ok")
     with engine(server) as opened:
         assert complete(opened, "bad", "good") == {
-            0: Failure(cause=cause, detail=message[:300]),  # type: ignore[arg-type]
+            0: Failure(cause=cause, detail=message[:300]),
             1: Completion(text="ok", tokens=3),
         }
 

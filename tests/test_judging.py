@@ -104,7 +104,7 @@ def test_a_reply_that_is_none_of_the_labels_is_ungraded(demo: Instrument, store:
     class Elsewhere(ScriptedEngine):
         def score_labels(self, *args: Any, **kwargs: Any) -> Any:
             for index, scores in super().score_labels(*args, **kwargs):
-                yield index, scores.model_copy(update={"mass": 0.001})  # type: ignore[union-attr]
+                yield index, scores.model_copy(update={"mass": 0.001})
 
     found = verdicts(demo, store, sheet_of(demo, "Hola."), Elsewhere(label=even))[0]
     assert isinstance(found, Ungraded)

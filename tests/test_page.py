@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import socket
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import require
 
 from eco_eval.engines.base import Engine
 from eco_eval.engines.scripted import ScriptedEngine
@@ -121,10 +121,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    if CHROMIUM is None:
-        if os.environ.get("ECO_EVAL_REQUIRE_ALL") == "1":
-            pytest.fail("Chromium is required here and is not installed")
-        pytest.skip("Chromium is not installed")
+    require(CHROMIUM is not None, "Chromium (apt install chromium)")
     from playwright.sync_api import sync_playwright
 
     arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]

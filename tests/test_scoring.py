@@ -160,9 +160,9 @@ class TestSoftScore:
         assert expected_points(self.soft) == pytest.approx(0.8)
 
 
-def triples(*letters: str) -> list[tuple[str, Judgement, Judgement, Judgement]]:
+def triples(*letters: str) -> list[tuple[Judgement, Judgement, Judgement]]:
     """A judge's verdicts on best, ambivalent and worst, three letters a prompt."""
-    return [(f"p{i}", verdict(i, a), verdict(i, b), verdict(i, c)) for i, (a, b, c) in enumerate(letters)]
+    return [(verdict(i, a), verdict(i, b), verdict(i, c)) for i, (a, b, c) in enumerate(letters)]
 
 
 class TestAgreement:
@@ -191,7 +191,7 @@ class TestAgreement:
         def said(good: float) -> Graded:
             return Graded(prompt_id="a", grade=GOOD, probabilities=(good, 1 - good, 0), source="exact")
 
-        found = agreement([("a", said(0.9), said(0.8), said(0.7))] * 2, ["a", "b"])
+        found = agreement([(said(0.9), said(0.8), said(0.7))] * 2, ["a", "b"])
         assert found is not None
         assert (found.order.value, found.strict.value) == (100, 100)
         assert found.exact.value == pytest.approx(100 / 3)

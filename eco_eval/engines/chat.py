@@ -3,14 +3,32 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
-from eco_eval.types import Completion, Conversation
+from eco_eval.errors import EngineError
+from eco_eval.types import Completion, Conversation, Failure
 
 _ALPACA_HEADERS = {"system": "", "user": "### Instruction:\n", "assistant": "### Response:\n"}
 
 _REASONING_MARKS = (("<think>", "</think>"), ("[THINK]", "[/THINK]"), ("<thinking>", "</thinking>"))
+
+
+@contextmanager
+def loading(model: str) -> Iterator[None]:
+    """Whatever breaks while a model folder is read is one `EngineError` that names the model.
+
+    Raises:
+        EngineError: with the first line of what was raised inside.
+    """
+    try:
+        yield
+    except Exception as error:
+        # Not narrower: on a damaged folder tokenizers raises a bare Exception, safetensors a direct child of it, and
+        # configuration classes TypeError, KeyError, ZeroDivisionError and more, with no other common base.
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise EngineError("engine.load_failed", model=model, reason=reason) from error
 
 
 def render(tokenizer: Any, conversation: Conversation) -> str:
@@ -19,11 +37,13 @@ def render(tokenizer: Any, conversation: Conversation) -> str:
     Uses the tokenizer's own chat template, with thinking left on its default. A model without a template gets the
     Alpaca format: the system text as preamble, `### Instruction:` for the person, `### Response:` for the model.
     """
+    from jinja2 import TemplateError
+
     messages = [message.model_dump() for message in conversation]
     if tokenizer.chat_template:
         try:
             return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
-        except Exception:
+        except TemplateError:
             # Templates such as Gemma 2's refuse the system role: say it at the head of the first user message.
             if messages[0]["role"] != "system":
                 raise
@@ -33,6 +53,16 @@ def render(tokenizer: Any, conversation: Conversation) -> str:
     bos = tokenizer.bos_token or ""
     parts = [f"{_ALPACA_HEADERS[m['role']]}{m['content'].strip()}\n\n" for m in messages]
     return bos + "".join(parts) + "### Response:\n"
+
+
+def render_or_failure(tokenizer: Any, conversation: Conversation) -> str | Failure:
+    """As `render`, with what the model's own template raises as that conversation's failure."""
+    try:
+        return render(tokenizer, conversation)
+    except Exception as error:
+        # A chat template is a stranger's program. The sandbox it runs in limits what it can reach, not what it raises:
+        # besides TemplateError also TypeError, ZeroDivisionError, OverflowError, RecursionError and so on.
+        return Failure(cause="template", detail=f"{type(error).__name__}: {error}"[:300])
 
 
 def encode(tokenizer: Any, text: str) -> list[int]:

@@ -100,7 +100,7 @@ def main(command: Sequence[str]) -> int:
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     asked: list[int] = []
 
-    def note(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+    def note(number: int, _frame: FrameType | None) -> None:
         asked.append(number)
 
     signal.signal(signal.SIGTERM, note)

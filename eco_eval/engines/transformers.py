@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eco_eval.engines.chat import encode, opens_reasoning, read_completion, render
+from eco_eval.engines.chat import encode, loading, opens_reasoning, read_completion, render, render_or_failure
 from eco_eval.engines.labels import TokenPath, label_paths, label_scores
 from eco_eval.errors import EngineError
 from eco_eval.types import Completion, Conversation, Decoding, EngineInfo, Failure, LabelScores, Message
@@ -60,13 +60,10 @@ class TransformersEngine:
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         self._batch_size = batch_size
         safe = {"trust_remote_code": False, "local_files_only": True}
-        try:
+        with loading(name):
             self._tokenizer: Any = AutoTokenizer.from_pretrained(path, **safe)
             model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, use_safetensors=True, **safe)
             self._model: Any = model.to(self._device).eval()
-        except Exception as error:  # a hostile or damaged folder can raise anything from four libraries
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise EngineError("engine.load_failed", model=name, reason=reason) from error
         limit = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
         self._context = min(context, limit or context)
         self._take_decoding_away()
@@ -152,11 +149,9 @@ class TransformersEngine:
         """Conversations as tokens, and those that the model's template or context cannot take."""
         rows, failures = [], []
         for index, conversation in enumerate(conversations):
-            try:
-                text = render(self._tokenizer, conversation)
-            except Exception as error:  # a stranger's template can raise anything
-                detail = f"{type(error).__name__}: {error}"[:300]
-                failures.append((index, Failure(cause="template", detail=detail)))
+            text = render_or_failure(self._tokenizer, conversation)
+            if isinstance(text, Failure):
+                failures.append((index, text))
                 continue
             row = row_of(index, text)
             if len(row.ids) < self._context:

@@ -267,7 +267,7 @@ class VllmEngine:
             sampling["structured_outputs"] = {"json": decoding.json_schema}
 
         def work(index: int) -> Completion | Failure:
-            rendered = self._render(conversations[index])
+            rendered = chat.render_or_failure(self._tokenizer, conversations[index])
             if isinstance(rendered, Failure):
                 return rendered
             ids = self._encode(rendered)
@@ -284,7 +284,7 @@ class VllmEngine:
         """The exact probability of each label over all its tokens; see `Engine`."""
 
         def work(index: int) -> LabelScores | Failure:
-            rendered = self._render(conversations[index])
+            rendered = chat.render_or_failure(self._tokenizer, conversations[index])
             if isinstance(rendered, Failure):
                 return rendered
             try:
@@ -309,13 +309,6 @@ class VllmEngine:
             if error.key in ("endpoint.down", "endpoint.failing") and self._server.has_ended(within=25):
                 raise EngineError("vllm.died", retryable=True, **self._server.last_words()) from error
             raise
-
-    def _render(self, conversation: Conversation) -> str | Failure:
-        try:
-            return chat.render(self._tokenizer, conversation)
-        except Exception as error:
-            # The template is the model's own program, and may refuse a conversation in any way it likes.
-            return Failure(cause="template", detail=f"{type(error).__name__}: {error}"[:300])
 
     def _encode(self, text: str) -> list[int]:
         # A tokenizer changes its settings while it works, and then refuses a second thread.
@@ -357,13 +350,10 @@ def _load(path: Path, name: str) -> tuple[Any, int | None]:
     """The tokenizer, and the longest context the model knows where its configuration says so."""
     from transformers import AutoTokenizer
 
-    try:
+    with chat.loading(name):
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False, local_files_only=True)
         config = json.loads((path / "config.json").read_text(encoding="utf-8"))
         limit = (config.get("text_config") or config).get("max_position_embeddings")
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, AttributeError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise EngineError("engine.load_failed", model=name, reason=reason) from error
     return tokenizer, limit if isinstance(limit, int) else None
 
 

@@ -13,8 +13,9 @@ from pydantic import BaseModel, TypeAdapter
 
 from eco_eval.errors import StoreError
 from eco_eval.store.base import Store
+from eco_eval.types import AboutPrompt
 
-RecordT = TypeVar("RecordT", bound=BaseModel)
+RecordT = TypeVar("RecordT", bound=AboutPrompt)
 
 
 class Table(Generic[RecordT]):
@@ -50,12 +51,12 @@ class Table(Generic[RecordT]):
         records, meta = from_parquet(found[0], self._adapter, path)
         self.meta.update(meta)
         for record in records:
-            self.records.setdefault(record.prompt_id, record)  # type: ignore[attr-defined]
+            self.records.setdefault(record.prompt_id, record)
         return True
 
     def add(self, record: RecordT) -> None:
         """Keep one more record; saved within a second or so."""
-        self.records[record.prompt_id] = record  # type: ignore[attr-defined]
+        self.records[record.prompt_id] = record
         self._pending.append(record)
         now = time.monotonic()
         if now - self._flushed > max(1.0, (now - self._started) / 100):
