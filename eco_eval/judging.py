@@ -53,11 +53,11 @@ def judgements_path(sheet: Sheet, instrument: Instrument) -> str:
 
 def judge(
     sheets: Sequence[Sheet],
+    places: Sequence[str],
     instrument: Instrument,
     engine: OpenEngine,
     store: Store,
     progress: Progress,
-    paths: Mapping[int, str] | None = None,
 ) -> tuple[list[list[Judgement]], EngineInfo | None]:
     """A verdict on every answer of every sheet, in order, resumed where an earlier run stopped.
 
@@ -65,12 +65,11 @@ def judge(
     could not get are asked for again.
 
     Args:
-        paths: where to keep the verdicts on a sheet, by its place, if not at `judgements_path`.
+        places: where the verdicts on each sheet are kept, `judgements_path` as a rule.
 
     Raises:
         EngineError: the judge's engine cannot start or go on; the verdicts so far are kept.
     """
-    places = [(paths or {}).get(i, judgements_path(sheet, instrument)) for i, sheet in enumerate(sheets)]
     tables: list[Table[Any]] = [Table(store, place, Judgement) for place in places]
     for table in tables:
         table.drop(lambda verdict: isinstance(verdict, Ungraded) and verdict.cause != "no_answer")

@@ -69,8 +69,8 @@ def evaluate(
         engines: called when a stage has work.
         store: where everything is kept.
         progress: told `(stage, done, total)` as answers and verdicts come.
-        again: make this stage again although it is kept, and those after it. What there was is replaced only when
-            the new one is whole.
+        again: make this stage again although it is kept, and those after it. The new verdicts are kept beside the old
+            until the new result, which names them, is written.
 
     Raises:
         InputError: something a person can fix.
@@ -84,18 +84,20 @@ def evaluate(
     clock.lap("answer")
     anchors = anchor_sheets(instrument)
     sheet = _sheet(submission, instrument.asked, answers)
-    place = judgements_path(sheet, instrument)
-    fresh = {len(anchors): place.replace(".parquet", ".again.parquet")} if again == "judge" else {}
-    judgements, judged_by = judge([*anchors, sheet], instrument, engines.judge, store, progress, fresh)
-    for new in fresh.values():
-        _move(store, new, place)
+    old, place = _verdict_places(kept, judgements_path(sheet, instrument), again)
+    if old != place:
+        store.delete(place)
+    sheets, places = [*anchors, sheet], [*(judgements_path(anchor, instrument) for anchor in anchors), place]
+    judgements, judged_by = judge(sheets, places, instrument, engines.judge, store, progress)
     clock.lap("judge")
     agreement = judge_agreement(anchors, judgements)
     made = _Made(instrument, agreement, judged_by, clock)
     for anchor, verdicts in zip(anchors, judgements, strict=False):
         _keep_anchor(made, anchor, verdicts, store)
-    result = made.result(submission, sheet, judgements[-1], candidate)
+    result = made.result(submission, sheet, judgements[-1], candidate, place)
     _write(result, store)
+    if old != place:
+        store.delete(old)
     return result
 
 
@@ -244,7 +246,12 @@ class _Made:
     clock: _Clock
 
     def result(
-        self, subject: Submission, sheet: Sheet, verdicts: Sequence[Judgement], candidate: EngineInfo | None
+        self,
+        subject: Submission,
+        sheet: Sheet,
+        verdicts: Sequence[Judgement],
+        candidate: EngineInfo | None,
+        verdicts_path: str,
     ) -> Result:
         is_anchor = subject.model.source == "anchor"
         return Result(
@@ -257,7 +264,7 @@ class _Made:
             publishable=self.instrument.publishable and subject.model.source == "hub",
             is_anchor=is_anchor,
             answers_path=answers_path(subject),
-            judgements_path=judgements_path(sheet, self.instrument),
+            judgements_path=verdicts_path,
             provenance=_provenance(candidate, self.judged_by, self.clock),
         )
 
@@ -270,7 +277,7 @@ def _keep_anchor(made: _Made, sheet: Sheet, verdicts: Sequence[Judgement], store
     if kept is not None and table.finished:
         return
     try:
-        result = made.result(subject, sheet, verdicts, None)
+        result = made.result(subject, sheet, verdicts, None, judgements_path(sheet, made.instrument))
     except TooManyUngraded:
         return
     for written in sheet.answers:
@@ -284,11 +291,11 @@ def _is_whole(result: Result, store: Store) -> bool:
     return bool(store.list(result.answers_path) and store.list(result.judgements_path))
 
 
-def _move(store: Store, source: str, target: str) -> None:
-    found = store.read(source)
-    if found is not None:
-        store.write(target, found[0])
-        store.delete(source)
+def _verdict_places(kept: Result | None, path: str, again: Stage | None) -> tuple[str, str]:
+    """Where a sheet's verdicts are, and where they go: the same place, unless they are made again beside the old."""
+    both = (path, path.replace(".parquet", ".again.parquet"))
+    now = both[1] if kept is not None and kept.judgements_path == both[1] else both[0]
+    return now, both[both.index(now) - 1] if again == "judge" else now
 
 
 def _write(result: Result, store: Store) -> None:

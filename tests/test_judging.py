@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from eco_eval.engines.base import Engine
 from eco_eval.engines.scripted import ScriptedEngine
 from eco_eval.instrument import Instrument
-from eco_eval.judging import Sheet, direct_conversation, judge, neutralise, opening, read_analysis
+from eco_eval.judging import Sheet, direct_conversation, judge, judgements_path, neutralise, opening, read_analysis
 from eco_eval.store import LocalStore
 from eco_eval.types import Answer, Conversation, Failure, Grade, Graded, Judgement, Ungraded, no_progress
 
@@ -40,7 +40,7 @@ def sheet_of(demo: Instrument, *texts: str, **fields: Any) -> Sheet:
 
 
 def verdicts(demo: Instrument, store: LocalStore, sheet: Sheet, engine: ScriptedEngine) -> list[Judgement]:
-    return judge([sheet], demo, always(engine), store, no_progress)[0][0]
+    return judge([sheet], [judgements_path(sheet, demo)], demo, always(engine), store, no_progress)[0][0]
 
 
 def even(_conversation: Conversation, labels: Sequence[str]) -> list[float]:
@@ -118,7 +118,7 @@ def test_kept_verdicts_are_not_asked_again(demo: Instrument, store: LocalStore) 
     def closed() -> Any:
         raise AssertionError("the judge was opened")
 
-    assert judge([sheet], demo, closed, store, no_progress)[0][0] == first
+    assert judge([sheet], [judgements_path(sheet, demo)], demo, closed, store, no_progress)[0][0] == first
 
 
 def test_one_judge_serves_several_sheets(demo: Instrument, store: LocalStore) -> None:
@@ -131,7 +131,7 @@ def test_one_judge_serves_several_sheets(demo: Instrument, store: LocalStore) ->
         yield ScriptedEngine(label=even)
 
     sheets = [sheet_of(demo, "Uno."), Sheet("n", "k2", demo.asked[:1], (Answer(prompt_id=demo.asked[0].id, text="x"),))]
-    found, _ = judge(sheets, demo, once, store, no_progress)
+    found, _ = judge(sheets, [judgements_path(s, demo) for s in sheets], demo, once, store, no_progress)
     assert opened == 1
     assert [len(f) for f in found] == [1, 1]
 

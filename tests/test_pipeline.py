@@ -17,15 +17,16 @@ from typing import Any
 import pytest
 from conftest import REPO
 
+from eco_eval.board import details
 from eco_eval.candidates import resolve
 from eco_eval.engines.base import Engine
 from eco_eval.engines.scripted import ScriptedEngine
 from eco_eval.engines.transformers import TransformersEngine
-from eco_eval.errors import EngineError, TooManyUngraded
+from eco_eval.errors import EngineError, StoreError, TooManyUngraded
 from eco_eval.instrument import Instrument, load_instrument
 from eco_eval.pipeline import Engines, evaluate, read_result, submit
 from eco_eval.store import LocalStore
-from eco_eval.types import Failure, ModelRef, Result, Submission
+from eco_eval.types import Failure, Grade, Graded, ModelRef, Result, Submission
 
 MODEL = ModelRef(name="owner/model", source="hub", revision="a" * 40)
 
@@ -139,7 +140,31 @@ def test_judging_again_keeps_answers_and_replaces_the_result(short: Instrument, 
     second = evaluate(submission, short, engines, store, again="judge")
     assert (first.score.eco.value, second.score.eco.value) == (100, 50)
     assert read_result(store, submission.id) == second
-    assert not [path for path in store.list("") if "again" in path or "shards" in path]
+    assert not [path for path in store.list("") if "shards" in path]
+    third = evaluate(submission, short, Engines(unopened, scripted().judge), store, again="judge")
+    assert third.score == first.score
+    assert len(store.list("judgements/owner--model/")) == 1
+    assert evaluate(submission, short, Engines(unopened, unopened), store, again="score").score == third.score
+
+
+def test_judging_again_cut_short_before_its_result_leaves_the_old_result_with_its_verdicts(
+    short: Instrument, store: LocalStore
+) -> None:
+    class FullAtTheEnd(LocalStore):
+        def write(self, path: str, data: bytes, *, expected: str = "any") -> str:
+            if path.startswith("results/"):
+                raise StoreError("store.unwritable", path=path, reason="full")
+            return super().write(path, data, expected=expected)
+
+    submission = submit(MODEL, short)
+    first = evaluate(submission, short, scripted(), store)
+    other = Engines(unopened, scripted(label=lambda c, labels: [0, 0, 1]).judge)
+    with pytest.raises(StoreError):
+        evaluate(submission, short, other, FullAtTheEnd(store.root), again="judge")
+    kept = evaluate(submission, short, Engines(unopened, unopened), store)
+    assert kept == first
+    assert {j.grade for _, j in details(store, kept) if isinstance(j, Graded)} == {Grade.GOOD}
+    assert evaluate(submission, short, other, store, again="judge").score.eco.value == 0
 
 
 def test_judging_again_with_a_judge_that_fails_loses_nothing(short: Instrument, store: LocalStore) -> None:
