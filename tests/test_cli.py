@@ -257,22 +257,33 @@ def test_a_judge_server_that_is_slow(run: Run, home: Path, tiny_model: Path, ser
 
 
 def test_ctrl_c_ends_with_one_line_and_the_same_command_goes_on(
-    run: Run, home: Path, own: Path, tiny_model: Path
+    run: Run, home: Path, own: Path, tiny_model: Path, serve: Callable[..., str]
 ) -> None:
-    command = [sys.executable, "-m", "eco_eval.cli", "evaluate", str(tiny_model), "--instrument", str(own)]
+    class Asked(Slow):
+        event = threading.Event()
+
+        def do_POST(self) -> None:
+            self.event.set()
+            super().do_POST()
+
+    asked = ["evaluate", str(tiny_model), "--instrument", str(own), "--limit", "2"]
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(home)
+        [sys.executable, "-m", "eco_eval.cli", *asked, "--judge-url", serve(Asked), "--judge-model", "j"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(home),
     )
-    shards = home / "data" / "answers"
-    deadline = time.monotonic() + 60
-    while not shards.exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
+    assert Asked.event.wait(60)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert "Traceback" not in err
     assert "Interrumpido" in err
-    assert run("evaluate", tiny_model, "--instrument", own, "--limit", 5).returncode == 0
+    (kept,) = (home / "data" / "answers").rglob("*.parquet")
+    written = kept.stat().st_mtime_ns
+    assert run(*asked).returncode == 0
+    assert kept.stat().st_mtime_ns == written
 
 
 def test_a_full_disk_is_one_clear_line_and_loses_nothing(run: Run, home: Path, own: Path, tiny_model: Path) -> None:
