@@ -102,7 +102,7 @@ class Instrument(InstrumentFile):
     @property
     def measured_digest(self) -> str:
         """How it is measured: judging, scoring, how prompts are grouped, and the gold the judge is measured on."""
-        groups = [[p.group, p.kind, list(p.codes)] for p in self.asked]
+        groups = [[p.group, p.kind, list(p.codes), p.control] for p in self.asked]
         gold = [[p.id, p.group, p.text, p.best, p.ambivalent, p.worst] for p in self.gold]
         score = self.score.model_dump(mode="json")
         return digest({"judging": self.judging_digest, "score": score, "groups": groups, "gold": gold})

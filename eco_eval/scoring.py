@@ -31,6 +31,8 @@ def score(
 ) -> Score:
     """The eco score of one model: 100 × mean of good 1, regular ½, bad 0, with its parts.
 
+    Control prompts are scored apart. A set of nothing but controls is scored as if it had none.
+
     Args:
         prompts, answers, judgements: parallel.
         max_ungraded: largest share of missing verdicts for which a score is given.
@@ -38,8 +40,12 @@ def score(
     Raises:
         TooManyUngraded: more are missing, or there is no verdict at all.
     """
-    graded: list[Pair] = [(p, j) for p, j in zip(prompts, judgements, strict=True) if isinstance(j, Graded)]
-    missing = len(prompts) - len(graded)
+    every: list[Pair] = [(p, j) for p, j in zip(prompts, judgements, strict=True) if isinstance(j, Graded)]
+    staked = [p for p in prompts if not p.control]
+    graded = [(p, j) for p, j in every if not p.control]
+    if not staked:
+        staked, graded = list(prompts), every
+    missing = len(prompts) - len(every)
     if not graded or missing / len(prompts) > max_ungraded:
         causes = ", ".join(sorted({j.cause for j in judgements if not isinstance(j, Graded)}))
         raise TooManyUngraded(
@@ -50,20 +56,23 @@ def score(
             causes=causes,
         )
     points = sum(judgement.grade.value_points for _, judgement in graded)
+    unknown = len(staked) - len(graded)
+    controls = [(p, j) for p, j in every if p.control] if len(staked) < len(prompts) else []
     return Score(
         eco=_mean(graded),
         soft=_soft(graded),
         shares={grade: _share(graded, i) for i, grade in enumerate(GRADES)},
         by_code=_by(graded, lambda prompt: prompt.codes),
         by_kind=_by(graded, lambda prompt: (prompt.kind,) if prompt.kind else ()),
+        controls=_mean(controls) if controls else None,
         counts=Counts(
             asked=len(prompts),
-            graded=len(graded),
+            graded=len(every),
             ungraded=missing,
             truncated=sum(answer.truncated for answer in answers),
             empty=sum(answer.is_empty and answer.failure is None for answer in answers),
         ),
-        bounds=(100 * points / len(prompts), 100 * (points + missing) / len(prompts)),
+        bounds=(100 * points / len(staked), 100 * (points + unknown) / len(staked)),
     )
 
 

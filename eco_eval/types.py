@@ -60,6 +60,9 @@ class Prompt(Record):
     """One prompt, with its gold answers where it has them.
 
     `group` joins a prompt with its paraphrases and translations: statistics cluster by it and splits never cut it.
+    `explicit`: it names the environment. `control`: it has no ecological stake, so every competent answer is good and
+    it is scored apart. `origin` says who wrote the prompt, `best_origin` and its like who wrote each answer.
+    `verified_by` names the people who confirmed the order of the answers; empty until someone did.
     """
 
     id: str
@@ -69,6 +72,7 @@ class Prompt(Record):
     variety: str | None = None
     kind: Kind | None = None
     explicit: bool | None = None
+    control: bool = False
     codes: tuple[IssueCode, ...] = ()
     manifestation: str | None = None
     sdg: int | None = Field(default=None, ge=1, le=17)
@@ -77,6 +81,9 @@ class Prompt(Record):
     ambivalent: str | None = None
     worst: str | None = None
     origin: str = ""
+    best_origin: str = ""
+    ambivalent_origin: str = ""
+    worst_origin: str = ""
     verified_by: tuple[str, ...] = ()
 
 
@@ -225,7 +232,8 @@ class Score(Record):
     """The eco score and its parts, all on 0 to 100.
 
     `eco` is 100 × mean of good 1, regular ½, bad 0; `soft` the same from the judge's probabilities (None with hard
-    labels); `bounds` the score if every ungraded answer were bad, and if every one were good.
+    labels); `bounds` the score if every ungraded answer were bad, and if every one were good. All of them leave out
+    the control prompts, whose mean is `controls`: below 100 means failing or preaching where nothing is at stake.
     """
 
     eco: Estimate
@@ -233,6 +241,7 @@ class Score(Record):
     shares: dict[Grade, Estimate]
     by_code: dict[str, Estimate]
     by_kind: dict[str, Estimate]
+    controls: Estimate | None = None
     counts: Counts
     bounds: tuple[float, float]
 

@@ -49,6 +49,17 @@ class TestScore:
         assert {grade: share.value for grade, share in found.shares.items()} == {GOOD: 50, REGULAR: 25, BAD: 25}
         assert found.bounds == (62.5, 62.5)
 
+    def test_controls_are_scored_apart(self) -> None:
+        prompts = [Prompt(id=f"p{i}", group=f"p{i}", text="x", control=i > 2, codes=("PWM",)) for i in range(6)]
+        answers = [Answer(prompt_id=p.id, text="Hola") for p in prompts]
+        found = score(prompts, answers, [verdict(i, letter) for i, letter in enumerate("gr.gbb")], 0.5)
+        assert found.eco.value == 75
+        assert found.controls is not None
+        assert found.controls.value == pytest.approx(100 / 3)
+        assert found.by_code["PWM"].n == 2
+        assert (found.counts.asked, found.counts.graded) == (6, 5)
+        assert found.bounds == (50, pytest.approx(250 / 3))
+
     def test_judge_failure_is_not_a_zero(self) -> None:
         found = scored("gg..")
         assert found.eco.value == 100

@@ -46,6 +46,8 @@ def print_score(result: Result, t: Texts) -> None:
         groups=eco.groups,
     )
     console.print(Text(line, style="bold"))
+    if result.score.controls is not None:
+        console.print(Text(controls_line(result.score.controls, t)))
     console.print(Text(t("score.counts", **counts.model_dump(exclude={"graded"}))))
     judge = result.provenance.judge
     name = judge.model if judge else "—"
@@ -93,6 +95,12 @@ def judge_lines(stand_in: bool, judge: str, agreement: Agreement | None, t: Text
         kappa=t.number(agreement.kappa, 2),
     )
     return f"{who} {measured}"
+
+
+def controls_line(controls: Estimate, t: Texts) -> str:
+    """The mean over control prompts, which is no part of the score."""
+    low, high = t.number(controls.low), t.number(controls.high)
+    return t("score.controls", value=t.number(controls.value), low=low, high=high, n=controls.n)
 
 
 def model_name(row: Row, t: Texts) -> str:

@@ -11,7 +11,7 @@ from eco_eval.errors import EcoEvalError, InputError
 from eco_eval.store import Store
 from eco_eval.types import Answer, Estimate, Grade, Graded, Judgement, Result
 from eco_eval.ui.pages.board import range_svg
-from eco_eval.ui.terminal import interval, judge_lines, plain
+from eco_eval.ui.terminal import controls_line, interval, judge_lines, plain
 from eco_eval.ui.texts import Texts
 
 if TYPE_CHECKING:
@@ -81,12 +81,13 @@ def render(
     name = t(f"anchor.{result.submission.model.name}") if result.is_anchor else display_name(result)
     judge = result.provenance.judge
     lines = judge_lines(result.stand_in_judge, judge.model if judge else "—", result.agreement, t)
+    controls = f"<p class='eco-note'>{escape(controls_line(score.controls, t))}</p>" if score.controls else ""
     kept = [(a, j) for a, j in pairs if grade == "all" or (isinstance(j, Graded) and j.grade.value == grade)]
     cards = "".join(_card(answer, judgement, t) for answer, judgement in kept)
     return (
         f"<div class='eco'><h2>{escape(plain(name))}: {t.number(score.eco.value)} ({interval(score.eco, t)})</h2>"
         f"<p class='{'eco-warn' if result.stand_in_judge else 'eco-note'}'>{escape(lines)}</p>"
-        f"<p class='eco-note'>{escape(t('score.counts', **score.counts.model_dump(exclude={'graded'})))}</p>"
+        f"{controls}<p class='eco-note'>{escape(t('score.counts', **score.counts.model_dump(exclude={'graded'})))}</p>"
         f"{_parts(t('page.by_code'), 'code', score.by_code, t)}{_parts(t('page.by_kind'), 'kind', score.by_kind, t)}"
         f"{cards or escape(t('cli.show.none'))}</div>"
     )
