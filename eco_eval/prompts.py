@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
-import json
-import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import ValidationError
 
 from eco_eval.errors import DataError, InputError
+from eco_eval.rows import Row, read_rows
 from eco_eval.types import Prompt, Split, digest
 
 EVAL_SHARE = 0.4
@@ -41,7 +38,9 @@ def prompts_digest(prompts: Sequence[Prompt]) -> str:
 
 
 def read_prompts(file: Path, *, strict: bool = False) -> tuple[Prompt, ...]:
-    """Prompts from JSONL (`.jsonl`, `.ndjson`) or CSV/TSV; BOM, CRLF, and any Unicode normal form are fine.
+    """Prompts from JSONL (`.jsonl`, `.ndjson`, any other suffix), JSON, CSV, TSV or Parquet.
+
+    BOM, CRLF, and any Unicode normal form are fine.
 
     Args:
         file: the file.
@@ -52,8 +51,7 @@ def read_prompts(file: Path, *, strict: bool = False) -> tuple[Prompt, ...]:
     Raises:
         DataError: names the file, the line and the field.
     """
-    rows = _csv_rows(file) if file.suffix.lower() in (".csv", ".tsv") else _json_rows(file)
-    prompts = tuple(_prompt(row, file, line, number, strict) for number, (line, row) in enumerate(rows))
+    prompts = tuple(_prompt(row, file, strict) for row in read_rows(file))
     if not prompts:
         raise DataError("data.empty", file=file)
     seen: dict[str, int] = {}
@@ -64,63 +62,11 @@ def read_prompts(file: Path, *, strict: bool = False) -> tuple[Prompt, ...]:
     return prompts
 
 
-def _read_text(file: Path) -> str:
+def _prompt(row: Row, file: Path, strict: bool) -> Prompt:
+    line = row.line or row.number
+    cells = row.cells if strict else _adapt(row, file, line)
     try:
-        data = file.read_bytes()
-        return re.sub("\r\n?", "\n", data.decode().removeprefix("\ufeff"))
-    except FileNotFoundError as error:
-        raise DataError("data.no_file", file=file) from error
-    except UnicodeDecodeError as error:
-        raise DataError("data.not_utf8", file=file, line=data[: error.start].count(b"\n") + 1) from error
-    except OSError as error:
-        raise DataError("data.unreadable", file=file, reason=error.strerror or error) from error
-
-
-def _json_rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    # Only "\n" ends a line: str.splitlines would also cut at U+2028 inside a text.
-    for line, text in enumerate(_read_text(file).split("\n"), 1):
-        if not text.strip():
-            continue
-        try:
-            row = json.loads(text)
-            # JSON can escape half a character, which no file, tokenizer or digest can hold.
-            json.dumps(row, ensure_ascii=False).encode()
-        except (ValueError, RecursionError) as error:
-            raise DataError("data.bad_json", file=file, line=line, reason=error) from error
-        if not isinstance(row, dict):
-            raise DataError("data.not_object", file=file, line=line)
-        yield line, row
-
-
-def _csv_rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    text = _read_text(file)
-    header = text.lstrip("\n").partition("\n")[0]
-    delimiter = max("\t;,", key=header.count)
-    csv.field_size_limit(2**31 - 1)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    columns: list[str] = []
-    # Where the record begins: the reader counts to where it ends, for an open quote the end of the file.
-    line = 1
-    try:
-        for cells in reader:
-            begin, line = line, reader.line_num + 1
-            if not any(cells):
-                continue
-            if not columns:
-                columns = [name.strip() for name in cells]
-                continue
-            if len(cells) > len(columns):
-                raise DataError("data.extra_cells", file=file, line=begin)
-            yield begin, {name: cell for name, cell in zip(columns, cells, strict=False) if name and cell}
-    except csv.Error as error:
-        raise DataError("data.bad_csv", file=file, line=line, reason=error) from error
-
-
-def _prompt(row: dict[str, Any], file: Path, line: int, number: int, strict: bool) -> Prompt:
-    if not strict:
-        row = _adapt(row, file, line, number)
-    try:
-        prompt = Prompt.model_validate({key: _nfc(value) for key, value in row.items()})
+        prompt = Prompt.model_validate({key: _nfc(value) for key, value in cells.items()})
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
@@ -131,15 +77,15 @@ def _prompt(row: dict[str, Any], file: Path, line: int, number: int, strict: boo
     return prompt
 
 
-def _adapt(row: dict[str, Any], file: Path, line: int, number: int) -> dict[str, Any]:
-    lower = {key.lower(): value for key, value in row.items()}
+def _adapt(row: Row, file: Path, line: int) -> dict[str, Any]:
+    lower = {key.lower(): value for key, value in row.cells.items()}
     column = next((name for name in TEXT_COLUMNS if lower.get(name) not in (None, "")), None)
     if column is None:
         raise DataError("data.no_text", file=file, line=line, columns=", ".join(TEXT_COLUMNS))
     text = lower[column]
     if not isinstance(text, str):
         raise DataError("data.bad_field", file=file, line=line, field=column, reason="not a text")
-    identifier = _first(lower, "id", "promptid") or f"row-{number}"
+    identifier = _first(lower, "id", "promptid") or f"row-{row.number}"
     adapted: dict[str, Any] = {"id": identifier, "group": _first(lower, "group") or identifier, "text": text}
     for key in ("lang", "variety", "best", "ambivalent", "worst"):
         if lower.get(key) not in (None, ""):

@@ -182,8 +182,8 @@ def test_foreign_columns_are_left_out_and_ids_made(write: Write) -> None:
     rows = [{"Instruction": "uno", "score": 3, "id": None}, {"Instruction": "dos", "id": "", "group": None}]
     prompts = read_prompts(write(jsonl(*rows)))
     assert prompts == (
-        Prompt(id="row-0", group="row-0", text="uno"),
-        Prompt(id="row-1", group="row-1", text="dos"),
+        Prompt(id="row-1", group="row-1", text="uno"),
+        Prompt(id="row-2", group="row-2", text="dos"),
     )
 
 
@@ -206,7 +206,7 @@ def test_a_file_without_texts_names_the_columns_it_could_have(write: Write) -> N
 def test_real_foreign_prompts_are_read() -> None:
     prompts = read_prompts(H4RMONY / "prompts_best_en.jsonl")
     assert len(prompts) == 400
-    assert prompts[0].id == "row-0"
+    assert prompts[0].id == "row-1"
     assert prompts[0].text == "What should be the primary concern when developing a new urban area?"
     assert all(p.best and not p.worst for p in prompts)
 
