@@ -4,54 +4,29 @@ Annotations are evaluated here, not postponed: Typer reads them inside `build_ap
 """
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from eco_eval import __version__
-from eco_eval.errors import EcoEvalError, InputError
+from eco_eval.commands import candidate_of, engine_name, local_store, print_json, run_app, stage_bars
+from eco_eval.data_cli import build_data_app
+from eco_eval.errors import InputError
 from eco_eval.settings import Settings
 from eco_eval.ui.texts import Texts
 
 if TYPE_CHECKING:
     from eco_eval.instrument import Instrument
     from eco_eval.pipeline import Engines, Stage
-    from eco_eval.types import ModelRef, Progress, Result, Submission
+    from eco_eval.types import ModelRef, Result, Submission
 
 DEFAULT_INSTRUMENT = "eco-es-demo"
-
-INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells have it."""
 
 
 def main() -> None:
     """Entry point. Exit codes: 0 done, 2 something to fix in the input, 1 a stage broke, 130 interrupted."""
     raise SystemExit(run_app(build_app, sys.argv[1:]))
-
-
-def run_app(build: Callable[[Settings, Texts], typer.Typer], arguments: list[str]) -> int:
-    """Run one command line and return its exit code."""
-    texts = Texts("es")
-    try:
-        settings = Settings.from_env()
-        texts = Texts(settings.lang)
-        code = int(build(settings, texts)(arguments, standalone_mode=False) or 0)
-        if code == INTERRUPTED:  # Typer turns Ctrl-C into this code without a word
-            print(texts("cli.interrupted"), file=sys.stderr)
-        return code
-    except EcoEvalError as error:
-        print(texts.error(error), file=sys.stderr)
-        return 2 if isinstance(error, InputError) else 1
-    except (KeyboardInterrupt, typer.Abort):
-        print(texts("cli.interrupted"), file=sys.stderr)
-        return INTERRUPTED
-    except typer.TyperException as error:
-        show = getattr(error, "show", None)
-        show() if show else print(error, file=sys.stderr)
-        return int(getattr(error, "exit_code", 2))
 
 
 def build_app(settings: Settings, t: Texts) -> typer.Typer:
@@ -61,6 +36,7 @@ def build_app(settings: Settings, t: Texts) -> typer.Typer:
     _add_again(app, settings, t)
     _add_reading(app, settings, t)
     _add_rest(app, settings, t)
+    app.add_typer(build_data_app(settings, t), name="data")
     return app
 
 
@@ -84,7 +60,7 @@ def _add_evaluate(app: typer.Typer, settings: Settings, t: Texts) -> None:
 
         # What is quick to refuse comes before a judge that may have to be downloaded.
         guide = _system_prompt(system_prompt)
-        candidate = _candidate(model, engine, url, dtype)
+        candidate = candidate_of(model, engine, url, dtype)
         measure, judge_ref = _instrument(
             settings,
             instrument,
@@ -100,7 +76,7 @@ def _add_evaluate(app: typer.Typer, settings: Settings, t: Texts) -> None:
             measure,
             judge_ref,
             settings,
-            engine=_engine_name(engine),
+            engine=engine_name(engine),
             url=url,
             judge_url=judge_url,
         )
@@ -174,7 +150,7 @@ def _add_reading(app: typer.Typer, settings: Settings, t: Texts) -> None:
     def board(as_json: Annotated[bool, typer.Option("--json", help=t("cli.opt.json"))] = False) -> None:
         from eco_eval.board import build, load_results
 
-        results, broken = load_results(_store(settings))
+        results, broken = load_results(local_store(settings))
         for path in broken:
             print(t("cli.broken_result", path=path), file=sys.stderr)
         if as_json:
@@ -192,12 +168,12 @@ def _add_reading(app: typer.Typer, settings: Settings, t: Texts) -> None:
         from eco_eval.ui.terminal import print_result
 
         found = _one_result(result, settings)
-        pairs = details(_store(settings), found)
+        pairs = details(local_store(settings), found)
         wanted = _grade_filter(grade, t)
         kept = [(a, j) for a, j in pairs if wanted is None or getattr(j, "grade", None) == wanted]
         if as_json:
             rows = [{"answer": a.model_dump(), "judgement": j.model_dump(mode="json")} for a, j in kept]
-            _print_json({"result": found.model_dump(mode="json"), "answers": rows})
+            print_json({"result": found.model_dump(mode="json"), "answers": rows})
         else:
             print_result(found, kept, t)
 
@@ -237,16 +213,16 @@ def _demo(settings: Settings, t: Texts, as_json: bool) -> None:
         folder = settings.models_dir / name
         if not folder.is_dir():
             raise InputError("demo.no_model", model=name, folder=folder)
-        submission = submit(_candidate(str(folder), "transformers", None, None), measure)
+        submission = submit(candidate_of(str(folder), "transformers", None, None), measure)
         engines = open_engines(submission, measure, judge_ref, settings)
-        with _progress(t, name) as progress:
-            results.append(evaluate(submission, measure, engines, _store(settings), progress))
+        with stage_bars(t, name) as progress:
+            results.append(evaluate(submission, measure, engines, local_store(settings), progress))
     if as_json:
-        _print_json([result.model_dump(mode="json") for result in results])
+        print_json([result.model_dump(mode="json") for result in results])
         return
     from eco_eval.board import load_results
 
-    _print_board(load_results(_store(settings))[0], settings, t)
+    _print_board(load_results(local_store(settings))[0], settings, t)
     print(t("cli.demo.next", result=results[-1].id))
 
 
@@ -265,7 +241,7 @@ def _instrument(
     from eco_eval.pipeline import resolve_judge
     from eco_eval.prompts import read_prompts
 
-    measure = load_instrument(name)
+    measure = load_instrument(name, built=settings.prompts_dir)
     if prompts is not None:
         measure = measure.asking(read_prompts(prompts), f"prompts={prompts.name}")
     if limit is not None:
@@ -280,7 +256,7 @@ def _instrument(
         changed = {"model": judge_model, "source": source, "revision": "", "stand_in": False}
         measure = measure.judged_by(f"judge={Path(judge_model).name}", **changed)
     if judge_engine:
-        kind = _engine_name(judge_engine)
+        kind = engine_name(judge_engine)
         if kind == "endpoint" and not judge_url:
             raise InputError("endpoint.no_url", option="--judge-url")
         judge = measure.judge.model_copy(update={"engine": kind})
@@ -293,33 +269,6 @@ def _under(submission: "Submission", measure: "Instrument") -> "Submission":
     from eco_eval.pipeline import submit
 
     return submit(submission.model, measure, submission.system_prompt)
-
-
-def _candidate(model: str, engine: str, url: str | None, dtype: str | None) -> "ModelRef":
-    from eco_eval.candidates import resolve
-    from eco_eval.types import ModelRef, digest
-
-    kind = _engine_name(engine)
-    if kind == "endpoint":
-        if not url:
-            raise InputError("endpoint.no_url", option="--url")
-        return ModelRef(name=model, source="endpoint", revision=digest(["endpoint", url.rstrip("/"), model])[:40])
-    ref = resolve(model)
-    if dtype is None:
-        return ref
-    if dtype not in ("float32", "bfloat16", "float16"):
-        raise InputError("cli.bad_dtype", value=dtype)
-    return ref.model_copy(update={"dtype": dtype})
-
-
-def _engine_name(name: str) -> Any:
-    from typing import get_args
-
-    from eco_eval.engines import EngineName
-
-    if name not in get_args(EngineName):
-        raise InputError("engine.unknown", name=name, known=", ".join(get_args(EngineName)))
-    return name
 
 
 def _system_prompt(file: Path | None) -> str | None:
@@ -345,49 +294,14 @@ def _finish(
 ) -> None:
     from eco_eval.pipeline import evaluate
 
-    with _progress(t, submission.model.name) as progress:
-        result = evaluate(submission, measure, engines, _store(settings), progress, again=again)
+    with stage_bars(t, submission.model.name) as progress:
+        result = evaluate(submission, measure, engines, local_store(settings), progress, again=again)
     if as_json:
         print(result.model_dump_json(indent=1))
         return
     from eco_eval.ui.terminal import print_score
 
     print_score(result, t)
-
-
-@contextmanager
-def _progress(t: Texts, model: str) -> "Iterator[Progress]":
-    """A bar a stage on standard error, with rate and time left."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-    )
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
-        tasks: dict[str, Any] = {}
-
-        def report(stage: str, done: int, total: int) -> None:
-            if stage not in tasks:
-                label = f"{t(f'cli.stage.{stage}')} · {model}"
-                tasks[stage] = bars.add_task(label, total=total, completed=done, rate="")
-                return
-            bars.update(tasks[stage], completed=done)
-            speed = bars._tasks[tasks[stage]].speed
-            bars.update(tasks[stage], rate=t("cli.rate", rate=t.number(speed)) if speed else "")
-
-        yield report
-
-
-def _store(settings: Settings) -> Any:
-    from eco_eval.store import LocalStore
-
-    return LocalStore(settings.data_dir)
 
 
 def _one_result(target: str, settings: Settings) -> "Result":
@@ -398,7 +312,7 @@ def _one_result(target: str, settings: Settings) -> "Result":
     """
     from eco_eval.board import load_results
 
-    results, _ = load_results(_store(settings))
+    results, _ = load_results(local_store(settings))
     by_id = [r for r in results if target and r.id.startswith(target)]
     name = Path(target).resolve().name if Path(target).is_dir() else target
     by_name = [r for r in results if r.submission.model.name == name]
@@ -427,12 +341,6 @@ def _print_board(results: "list[Result]", settings: Settings, t: Texts) -> None:
     from eco_eval.ui.terminal import print_board
 
     print_board(build(results), t, settings.data_dir)
-
-
-def _print_json(value: object) -> None:
-    import json
-
-    print(json.dumps(value, ensure_ascii=False, indent=1))
 
 
 if __name__ == "__main__":

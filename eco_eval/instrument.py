@@ -11,8 +11,9 @@ from typing import Literal
 from pydantic import Field, ValidationError
 
 from eco_eval.errors import InstrumentError
-from eco_eval.prompts import bundled, prompts_digest, read_prompts, select
+from eco_eval.prompts import prompts_digest, read_prompts, select
 from eco_eval.rubric import Lang, Rubric, file_digest, load_rubric, rubric_files
+from eco_eval.sets import FoundSet, find_set
 from eco_eval.types import Decoding, Prompt, Record, digest
 
 DATA = Path(__file__).parent / "data"
@@ -76,6 +77,7 @@ class Instrument(InstrumentFile):
 
     asked: the prompts put to candidates. gold: the prompts whose written answers measure the judge.
     judge_revision: the exact weights of the judge, once they are resolved.
+    attribution: whom to credit beside this project, wherever its prompts are shown.
     pinned: every file it is made of is published with this package, unchanged.
     altered: what a command line changed against the file, if anything.
     """
@@ -85,6 +87,7 @@ class Instrument(InstrumentFile):
     gold: tuple[Prompt, ...]
     judge_revision: str = ""
     pinned: bool = False
+    attribution: str = ""
     altered: tuple[str, ...] = ()
 
     @property
@@ -139,26 +142,36 @@ class Instrument(InstrumentFile):
         return self.model_copy(update={"judge_revision": revision, "judge": judge})
 
 
-def load_instrument(name: str, data: Path = DATA, pins: Path | None = None) -> Instrument:
+def load_instrument(name: str, data: Path = DATA, pins: Path | None = None, built: Path | None = None) -> Instrument:
     """Load an instrument by name (bundled) or from a `.toml` file of your own.
 
-    A file may name prompt sets and rubrics that are bundled, or paths beside itself.
+    A file may name prompt sets and rubrics that are bundled, sets built on this machine (in the folder `built`), or
+    paths beside itself.
 
     Raises:
         InstrumentError: unknown name, unknown or wrong key, a pinned file that was edited; names the file.
+        InputError: its prompt set is not known, or not built yet.
     """
     file = Path(name) if name.endswith(".toml") else data / "instruments" / f"{name}.toml"
     if not file.is_file():
         known = ", ".join(sorted(f.stem for f in (data / "instruments").glob("*.toml")))
         raise InstrumentError("instrument.unknown", name=name, known=known)
     spec = _spec(file)
-    prompts_file = _beside(file, f"{spec.source.set}.jsonl") or bundled(spec.source.set, data)
+    own = _beside(file, f"{spec.source.set}.jsonl")
+    found = FoundSet(own, own, "", sound=True) if own else find_set(spec.source.set, data, built)
     folder = _beside(file, spec.judge.rubric) or data / "rubrics" / spec.judge.rubric
-    pinned = check_pins([file, prompts_file, *(rubric_files(folder) if folder.is_dir() else [])], data, pins)
-    asked = select(read_prompts(prompts_file, strict=True), spec.source.split)
+    pinned = check_pins([file, found.source, *(rubric_files(folder) if folder.is_dir() else [])], data, pins)
+    asked = select(read_prompts(found.prompts, strict=True), spec.source.split)
     if not asked:
         raise InstrumentError("instrument.bad_key", file=file, field="prompts.split", reason="no prompt in this split")
-    return Instrument(**dict(spec), rubric=load_rubric(folder), asked=asked, gold=asked, pinned=pinned)
+    return Instrument(
+        **dict(spec),
+        rubric=load_rubric(folder),
+        asked=asked,
+        gold=asked,
+        pinned=pinned and found.sound,
+        attribution=found.attribution,
+    )
 
 
 def instrument_names(data: Path = DATA) -> list[str]:
@@ -193,7 +206,10 @@ def pin(data: Path = DATA) -> list[str]:
         InstrumentError: a file that is pinned already was edited.
     """
     files = sorted(
-        f for folder in ("instruments", "prompts", "rubrics") for f in (data / folder).rglob("*.*") if f.is_file()
+        f
+        for folder in ("instruments", "prompts", "rubrics", "sets")
+        for f in (data / folder).rglob("*.*")
+        if f.is_file()
     )
     check_pins(files, data)
     known = _read_pins(data / "pins.json")

@@ -263,6 +263,7 @@ class _Made:
             # Only weights on the Hub can be fetched and checked by others.
             publishable=self.instrument.publishable and subject.model.source == "hub",
             is_anchor=is_anchor,
+            attribution=self.instrument.attribution,
             answers_path=answers_path(subject),
             judgements_path=verdicts_path,
             provenance=_provenance(candidate, self.judged_by, self.clock),

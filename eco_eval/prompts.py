@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from eco_eval.errors import DataError, InputError
+from eco_eval.errors import DataError
 from eco_eval.rows import Row, read_rows
 from eco_eval.types import Prompt, Split, digest
 
@@ -105,16 +105,3 @@ def _nfc(value: object) -> object:
     if isinstance(value, list):
         return [_nfc(item) for item in value]
     return value
-
-
-def bundled(name: str, data: Path) -> Path:
-    """The file of a bundled prompt set.
-
-    Raises:
-        InputError: there is no set of that name; names those there are.
-    """
-    file = data / "prompts" / f"{name}.jsonl"
-    if not file.is_file():
-        known = ", ".join(sorted(f.stem for f in (data / "prompts").glob("*.jsonl")))
-        raise InputError("prompts.unknown", name=name, known=known)
-    return file

@@ -23,7 +23,7 @@ class Settings(Record):
 
     lang: language of messages, `es` or `en`.
     data_dir: the store, a local directory.
-    cache_dir: trained demo models; safe to delete.
+    cache_dir: trained demo models, built prompt sets, what was generated; safe to delete.
     judge_key, candidate_key: API keys of endpoints; never shown, never passed to a child process.
     vllm_args: extra options for `vllm serve`, for instance `--tensor-parallel-size 2`.
     start_timeout: seconds a model server may take to start.
@@ -49,6 +49,11 @@ class Settings(Record):
     def models_dir(self) -> Path:
         """Where models trained by this project on this machine are kept."""
         return self.cache_dir / "models"
+
+    @property
+    def prompts_dir(self) -> Path:
+        """Where prompt sets built on this machine are kept."""
+        return self.cache_dir / "prompts"
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Settings:

@@ -292,7 +292,10 @@ class Provenance(Record):
 
 
 class Result(Record):
-    """A score with everything that made it. Everything but `provenance` repeats byte for byte."""
+    """A score with everything that made it. Everything but `provenance` repeats byte for byte.
+
+    `attribution` names whom to credit beside this project wherever the prompts are shown.
+    """
 
     id: str
     submission: Submission
@@ -301,6 +304,7 @@ class Result(Record):
     stand_in_judge: bool
     publishable: bool
     is_anchor: bool = False
+    attribution: str = ""
     answers_path: str
     judgements_path: str
     provenance: Provenance

@@ -4,11 +4,11 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from eco_eval.cli import run_app
+from eco_eval.commands import bars, run_app
 from eco_eval.settings import Settings
 from eco_eval.ui.texts import Texts
 
@@ -59,22 +59,11 @@ def build_app(settings: Settings, t: Texts) -> typer.Typer:
 
 @contextmanager
 def _progress(t: Texts, name: str) -> "Iterator[Report]":
-    """A bar on standard error with the loss and the time left."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns: tuple[Any, ...] = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[loss]}"),
-        TimeRemainingColumn(),
-    )
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
-        task = bars.add_task(t("train.stage", name=name), total=None, loss="")
+    """A bar with the loss."""
+    with bars() as shown:
+        task = shown.add_task(t("train.stage", name=name), total=None, note="")
 
         def report(step: int, steps: int, loss: float) -> None:
-            bars.update(task, completed=step, total=steps, loss=t("train.loss", loss=t.number(loss, 2)))
+            shown.update(task, completed=step, total=steps, note=t("train.loss", loss=t.number(loss, 2)))
 
         yield report

@@ -19,7 +19,8 @@ from eco_eval.engines.labels import label_paths
 from eco_eval.errors import InputError
 from eco_eval.instrument import Instrument, load_instrument
 from eco_eval.judging import direct_conversation
-from eco_eval.prompts import bundled, read_prompts, select
+from eco_eval.prompts import read_prompts, select
+from eco_eval.sets import find_set
 from eco_eval.types import Answer, Prompt, digest
 from training.recipes import JudgeRecipe, code_digest
 from training.small import Report, made_by, make_model, make_tokenizer, optimise, save
@@ -43,7 +44,7 @@ def train_triples(instrument: Instrument) -> tuple[Prompt, ...]:
     """
     from eco_eval.instrument import DATA
 
-    prompts = select(read_prompts(bundled(instrument.source.set, DATA), strict=True), "train")
+    prompts = select(read_prompts(find_set(instrument.source.set, DATA, None).prompts, strict=True), "train")
     whole = tuple(p for p in prompts if p.best and p.ambivalent and p.worst)
     if not whole:
         raise InputError("train.no_triples", set=instrument.source.set)

@@ -36,7 +36,7 @@ class Table(Generic[RecordT]):
         self._started = self._flushed = time.monotonic()
         self.records: dict[str, RecordT] = {}
         self.finished = self._load(path)
-        for shard in [] if self.finished else store.list(self._shards):
+        for shard in store.list(self._shards):
             self._load(shard)
 
     @property
@@ -57,6 +57,7 @@ class Table(Generic[RecordT]):
     def add(self, record: RecordT) -> None:
         """Keep one more record; saved within a second or so."""
         self.records[record.prompt_id] = record
+        self.finished = False
         self._pending.append(record)
         now = time.monotonic()
         if now - self._flushed > max(1.0, (now - self._started) / 100):

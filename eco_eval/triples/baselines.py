@@ -124,3 +124,28 @@ def word_encoder(texts: Sequence[str]) -> Encode:
         return np.asarray(vectorizer.transform(list(some)).toarray(), dtype=float)
 
     return encode
+
+
+def table(triples: Sequence[Triple], encoder: str | None = None) -> dict[str, dict[str, float | None]]:
+    """How often each baseline puts a pair in order, ties ½; None where it cannot tell.
+
+    Args:
+        encoder: a sentence-transformers model for semantic similarity; without one, words stand for meaning.
+
+    Returns:
+        By baseline, a share for each `pair_name`.
+    """
+    everything = [text for triple in triples for text in (triple.text, *(triple.answer(rank) for rank in RANKS))]
+    encode = sentence_encoder(encoder) if encoder else word_encoder(everything)
+    best = in_order(similarity_to_best(triples, encode))
+    # The best answer is nearest to itself: only the other two are told anything.
+    to_best: dict[str, float | None] = {
+        name: share if name == pair_name(*PAIRS[2]) else None for name, share in best.items()
+    }
+    return {
+        "length": {**in_order(counted(triples, len))},
+        "eco_words": {**in_order(counted(triples, eco_words))},
+        "bag_of_words": {pair_name(*pair): bag_of_words(triples, *pair) for pair in PAIRS},
+        "similarity_to_best": to_best,
+        "similarity_to_prompt": {**in_order(similarity_to_prompt(triples, encode))},
+    }

@@ -71,7 +71,7 @@ def write_rows(rows: Sequence[dict[str, Any]], file: Path) -> None:
     """
     suffix = file.suffix.lower()
     if suffix == ".parquet":
-        data = _parquet(rows)
+        data = parquet(rows)
     elif suffix in (".csv", ".tsv"):
         data = _csv(rows, "\t" if suffix == ".tsv" else ",")
     else:
@@ -110,7 +110,8 @@ def _cell(value: Any) -> Any:
     return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else value
 
 
-def _parquet(rows: Sequence[dict[str, Any]]) -> bytes:
+def parquet(rows: Sequence[dict[str, Any]]) -> bytes:
+    """Flat rows as the bytes of a Parquet file."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

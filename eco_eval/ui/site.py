@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,27 +38,36 @@ def build_site(settings: Settings) -> gr.Blocks:
 
 
 def launch(settings: Settings, *, port: int = 7860, wait: bool = True) -> tuple[gr.Blocks, str]:
-    """Serve the page; returns the blocks and the local URL, at once when `wait` is false."""
+    """Serve the page; see `serve`."""
+    return serve(lambda: build_site(settings), port=port, wait=wait)
+
+
+def serve(build: Callable[[], gr.Blocks], *, port: int, wait: bool, head: str | None = None) -> tuple[gr.Blocks, str]:
+    """Serve blocks in this project's dress; returns them and the local URL, at once when `wait` is false.
+
+    Args:
+        head: HTML for the head of the page.
+
+    Raises:
+        InputError: the port is taken.
+    """
     # Read by gradio and huggingface_hub when they are imported: no analytics, no version check, no telemetry.
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    site = build_site(settings)
+    blocks = build()
     try:
-        _, url, _ = _serve(site, port, wait)
+        _, url, _ = blocks.launch(
+            server_port=port,
+            prevent_thread_lock=not wait,
+            css=Path(__file__).with_name("site.css").read_text(encoding="utf-8"),
+            head=head,
+            theme=_theme(),
+            footer_links=[],
+            ssr_mode=False,
+        )
     except OSError as error:
         raise InputError("app.port_busy", port=port) from error
-    return site, url
-
-
-def _serve(site: gr.Blocks, port: int, wait: bool) -> Any:
-    return site.launch(
-        server_port=port,
-        prevent_thread_lock=not wait,
-        css=Path(__file__).with_name("site.css").read_text(encoding="utf-8"),
-        theme=_theme(),
-        footer_links=[],
-        ssr_mode=False,
-    )
+    return blocks, url
 
 
 def _theme() -> Any:

@@ -77,6 +77,8 @@ def print_result(result: Result, pairs: Sequence[tuple[Answer, Judgement]], t: T
         console.print(Panel(body, title=title, title_align="left"))
     if not pairs:
         console.print(t("cli.show.none"), markup=False)
+    if result.attribution:
+        console.print(Text(t("score.attribution", who=plain(result.attribution)), style="dim"))
     print_score(result, t)
 
 

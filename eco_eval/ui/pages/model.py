@@ -82,6 +82,8 @@ def render(
     judge = result.provenance.judge
     lines = judge_lines(result.stand_in_judge, judge.model if judge else "—", result.agreement, t)
     controls = f"<p class='eco-note'>{escape(controls_line(score.controls, t))}</p>" if score.controls else ""
+    who = t("score.attribution", who=plain(result.attribution))
+    credit = f"<p class='eco-note'>{escape(who)}</p>" if result.attribution else ""
     kept = [(a, j) for a, j in pairs if grade == "all" or (isinstance(j, Graded) and j.grade.value == grade)]
     cards = "".join(_card(answer, judgement, t) for answer, judgement in kept)
     return (
@@ -89,7 +91,7 @@ def render(
         f"<p class='{'eco-warn' if result.stand_in_judge else 'eco-note'}'>{escape(lines)}</p>"
         f"{controls}<p class='eco-note'>{escape(t('score.counts', **score.counts.model_dump(exclude={'graded'})))}</p>"
         f"{_parts(t('page.by_code'), 'code', score.by_code, t)}{_parts(t('page.by_kind'), 'kind', score.by_kind, t)}"
-        f"{cards or escape(t('cli.show.none'))}</div>"
+        f"{cards or escape(t('cli.show.none'))}{credit}</div>"
     )
 
 
