@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import argparse
 import random
-import re
 from collections.abc import Callable, Sequence
 
 from eco_eval.instrument import Instrument, load_instrument
+from eco_eval.triples.baselines import eco_words
 from eco_eval.types import Prompt
 from training import judge
 from training.recipes import JudgeRecipe, load_recipe
@@ -24,8 +24,6 @@ Grades = list[list[float]]
 
 Judge = Callable[[Sequence[Prompt], Sequence[Prompt]], Grades]
 """Trained on the first triples, grades best, ambivalent and worst of each of the second, in that order."""
-
-ECO = re.compile(r"\b(eco|ambient|sosten|sustent|natur|planet|verde|clim|conserv|recicl|renov|biodivers|carbon)", re.I)
 
 
 def main() -> None:
@@ -37,7 +35,7 @@ def main() -> None:
     ways: dict[str, Judge] = {
         "always the same grade": lambda _, seen: [[0.0, 1.0, 0.0]] * (3 * len(seen)),
         "length (more is better)": by(len),
-        "eco words (more is better)": by(lambda text: len(ECO.findall(text))),
+        "eco words (more is better)": by(eco_words),
         "bag of words (TF-IDF, logistic regression)": bag_of_words,
         "the same model, attention free": lambda t, s: small_model(instrument, t, s, linear=False),
         "**embedded judge**": lambda t, s: small_model(instrument, t, s, linear=True),

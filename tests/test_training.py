@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,6 @@ from training.judge import (
     examples,
     fit,
     shared_length,
-    some_sentences,
     train_judge,
     train_triples,
     verdict_logits,
@@ -174,13 +172,3 @@ def test_a_recipe_with_a_typo_names_the_file_and_the_key(tmp_path: Path) -> None
         load_recipe(str(file), JudgeRecipe)
     assert caught.value.values["file"] == file
     assert "schedule.epoc" in str(caught.value.values["field"])
-
-
-def test_some_sentences_keeps_their_order_and_at_least_one() -> None:
-    text = "Uno. ¿Dos? ¡Tres! Cuatro… Cinco."
-    for seed in range(20):
-        kept = some_sentences(text, 0.1 + seed / 25, random.Random(seed))
-        places = [text.index(part) for part in kept.split(" ")]
-        assert places == sorted(places)
-        assert kept
-    assert some_sentences(text, 1.0, random.Random(0)) == text

@@ -8,7 +8,6 @@ orders unseen triples worse than a bag of words does (`benchmarks/embedded_judge
 from __future__ import annotations
 
 import random
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,16 +89,16 @@ def fit(recipe: JudgeRecipe, instrument: Instrument, triples: Sequence[Prompt], 
     model = make_model(recipe.shape, recipe.schedule, tokenizer, tied=False)
     targets = label_tokens(instrument, tokenizer)
     make_linear(model, targets)
-    shared = shared_length([example.ids for p in triples for example in examples(p, instrument, tokenizer)])
+    encoded = [examples(p, instrument, tokenizer) for p in triples]
+    shared = shared_length([example.ids for group in encoded for example in group])
     per_batch = max(1, recipe.schedule.batch // len(ROLES))
 
     def epochs(epoch: int) -> Iterator[list[list[Example]]]:
         chance = random.Random(recipe.schedule.seed * 1000 + epoch)
-        order = list(triples)
+        order = list(encoded)
         chance.shuffle(order)
         for start in range(0, len(order), per_batch):
-            some = order[start : start + per_batch]
-            yield [examples(p, instrument, tokenizer, recipe.keep_sentences, chance) for p in some]
+            yield order[start : start + per_batch]
 
     steps = -(-len(triples) // per_batch)
 
@@ -231,26 +230,14 @@ def _padded(rows: Sequence[Sequence[int]], shared: int, pad: int) -> tuple[Any, 
     return torch.tensor(ids), torch.tensor(mask)
 
 
-def examples(
-    prompt: Prompt, instrument: Instrument, tokenizer: Any, keep: float = 1.0, chance: random.Random | None = None
-) -> list[Example]:
-    """The three answers of a triple as the judge sees them, each with a random share of its sentences."""
+def examples(prompt: Prompt, instrument: Instrument, tokenizer: Any) -> list[Example]:
+    """The three answers of a triple as the judge sees them."""
     found = []
     for label, role in enumerate(ROLES):
-        text = getattr(prompt, role)
-        if chance is not None:
-            text = some_sentences(text, chance.uniform(keep, 1.0), chance)
-        conversation = direct_conversation(prompt, Answer(prompt_id=prompt.id, text=text), instrument)
+        answer = Answer(prompt_id=prompt.id, text=getattr(prompt, role))
+        conversation = direct_conversation(prompt, answer, instrument)
         found.append(Example(tuple(encode(tokenizer, render(tokenizer, conversation))), label))
     return found
-
-
-def some_sentences(text: str, share: float, chance: random.Random) -> str:
-    """A random share of a text's sentences, at least one, in their order."""
-    sentences = re.split(r"(?<=[.!?…\n])\s+", text.strip())
-    count = max(1, round(share * len(sentences)))
-    kept = sorted(chance.sample(range(len(sentences)), count))
-    return " ".join(sentences[i] for i in kept)
 
 
 def label_tokens(instrument: Instrument, tokenizer: Any) -> list[int]:

@@ -58,14 +58,11 @@ class JudgeRecipe(Record):
     """A small judge trained on the triples of an instrument's train split.
 
     order_weight: weight of the pairwise term, which asks for best > ambivalent > worst inside a triple.
-    keep_sentences: smallest share of an answer's sentences shown in a step. Each step sees others, so that the
-        judge cannot learn whole answers by heart.
     """
 
     name: str
     instrument: str
     order_weight: float = Field(ge=0)
-    keep_sentences: float = Field(gt=0, le=1)
     shape: Shape
     schedule: Schedule
 
