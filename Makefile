@@ -1,5 +1,6 @@
 # make demo    evaluate two toy models from nothing, show the board
 # make test    every test that can run here
+# make data-check    what the bundled prompt set must hold to, measured
 SHELL := /bin/bash
 BIN := .venv/bin
 
@@ -9,7 +10,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export GRADIO_ANALYTICS_ENABLED := False
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: demo models app test check bench requirements pin clean
+.PHONY: demo models app test check data-check bench requirements pin clean
 
 demo: models
 	$(BIN)/eco-eval demo
@@ -32,6 +33,9 @@ check: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+data-check: .venv/ready
+	$(BIN)/eco-eval data check eco-es-v1
 
 bench: .venv/ready
 	$(BIN)/python benchmarks/overhead.py

@@ -41,12 +41,32 @@ def refused(call: Callable[[], object], key: str, **values: object) -> None:
     assert {name: caught.value.values[name] for name in values} == values
 
 
-@pytest.mark.parametrize("name", NAMES)
+NEED_THE_HUB = {"h4rmony-es-v1", "h4rmony-en-v1", "combined-es-v1", "combined-en-v1"}
+"""Their texts are built from the Hub: tests/test_official.py loads them from a local one."""
+
+
+@pytest.mark.parametrize("name", sorted({*NAMES} - NEED_THE_HUB))
 def test_bundled_instruments_load(name: str) -> None:
     instrument = load_instrument(name)
     assert instrument.name == name
     assert instrument.asked == instrument.gold
     assert len(instrument.asked) > 50
+
+
+@pytest.mark.parametrize("name", sorted(NEED_THE_HUB))
+def test_an_instrument_whose_texts_are_not_here_says_how_to_get_them(name: str) -> None:
+    with pytest.raises(InputError) as caught:
+        load_instrument(name)
+    assert (caught.value.key, caught.value.values["name"]) == ("prompts.not_built", name)
+
+
+def test_official_instruments_differ_in_their_prompts_alone() -> None:
+    files = [DATA / "instruments" / f"{name}.toml" for name in NAMES if name != "eco-es-demo"]
+    lines = [
+        {line for line in file.read_text().splitlines() if not line.startswith(("#", "name =", "set ="))}
+        for file in files
+    ]
+    assert all(one == lines[0] for one in lines)
 
 
 def test_the_embedded_default_is_never_published() -> None:

@@ -15,10 +15,17 @@ import pytest
 from conftest import H4RMONY
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
 
 from eco_eval.errors import DataError, InputError
 from eco_eval.instrument import DATA
-from eco_eval.prompts import EVAL_SHARE, bundled, prompts_digest, read_prompts, select, split_of
+from eco_eval.prompts import EVAL_SHARE, prompts_digest, read_prompts, select, split_of
+from eco_eval.sets import find_set
+from eco_eval.triples import load
+from eco_eval.triples.card import dataset_card, json_schema
+from eco_eval.triples.check import load_limits, measure
+from eco_eval.triples.curate import counts
+from eco_eval.triples.generate import detect_language
 from eco_eval.types import Prompt
 
 Write = Callable[..., Path]
@@ -39,7 +46,7 @@ def write(tmp_path: Path) -> Write:
 
 @pytest.fixture(scope="module")
 def ours() -> tuple[Prompt, ...]:
-    return read_prompts(bundled("eco-es-v1", DATA), strict=True)
+    return read_prompts(find_set("eco-es-v1", DATA, None).prompts, strict=True)
 
 
 def jsonl(*rows: dict[str, Any]) -> str:
@@ -254,7 +261,7 @@ def test_no_bytes_break_the_reader(tmp_path_factory: pytest.TempPathFactory, dat
 def test_splits_never_move() -> None:
     assert split_of("aceite-taller-guadalupe-nl") == "eval"
     assert split_of("grupo-1") == "train"
-    assert split_of("río") == "train"
+    assert split_of("río") == "eval"
 
 
 def test_a_group_is_never_cut() -> None:
@@ -281,7 +288,7 @@ def test_the_digest_of_what_is_asked_holds_ids_texts_and_order(ours: tuple[Promp
 
 def test_an_unknown_set_names_those_there_are() -> None:
     with pytest.raises(InputError) as caught:
-        bundled("eco-es-v0", DATA)
+        find_set("eco-es-v0", DATA, None)
     assert caught.value.key == "prompts.unknown"
     assert "eco-es-v1" in str(caught.value.values["known"])
 
@@ -302,28 +309,59 @@ class TestBundledSet:
     def test_labels_agree_with_the_taxonomy(self, ours: tuple[Prompt, ...]) -> None:
         with (DATA / "prompts" / "taxonomy.csv").open(encoding="utf-8", newline="") as handle:
             known = {row["manifestation"]: row for row in csv.DictReader(handle)}
+        assert {prompt.manifestation for prompt in ours if not prompt.control} == set(known)
         for prompt in ours:
-            assert prompt.manifestation in known, prompt.id
+            if prompt.control:
+                assert (prompt.manifestation, prompt.sdg, prompt.codes, prompt.explicit) == (None, None, (), False)
+                continue
+            assert prompt.manifestation is not None
             row = known[prompt.manifestation]
             assert row["code"] in prompt.codes, prompt.id
             assert prompt.sdg == int(row["sdg"]), prompt.id
             assert len(set(prompt.codes)) == len(prompt.codes), prompt.id
 
     def test_ids_are_unique_and_texts_normal(self, ours: tuple[Prompt, ...]) -> None:
-        raw = bundled("eco-es-v1", DATA).read_bytes()
+        raw = find_set("eco-es-v1", DATA, None).prompts.read_bytes()
         assert len({p.id for p in ours}) == len({p.text for p in ours}) == len(ours)
         assert unicodedata.is_normalized("NFC", raw.decode())
         assert not raw.startswith(b"\xef\xbb\xbf")
         assert b"\r" not in raw
 
-    def test_both_splits_hold_every_code(self, ours: tuple[Prompt, ...]) -> None:
-        for split in ("eval", "train"):
-            assert {code for p in select(ours, split) for code in p.codes} == {"PWM", "CCEU", "NRMB", "WA", "SC"}
+    def test_the_splits_are_balanced_over_codes_and_kinds(self, ours: tuple[Prompt, ...]) -> None:
+        share = len(select(ours, "eval")) / len(ours)
+        assert abs(share - EVAL_SHARE) < 0.03
+        for table in (counts(ours)["codes"], counts(ours)["kind"], counts(ours)["control"]):
+            for value, (train, held_out) in table.items():
+                assert abs(held_out / (train + held_out) - share) < 0.1, value
 
-    def test_length_does_not_tell_the_answers_apart(self, ours: tuple[Prompt, ...]) -> None:
-        lengths = {role: [len(getattr(p, role).split()) for p in ours] for role in ROLES}
-        for role, words in lengths.items():
-            assert min(words) >= 40, role
-            assert max(words) <= 165, role
-        means = [sum(words) / len(words) for words in lengths.values()]
-        assert max(means) <= 1.15 * min(means)
+    def test_nobody_is_said_to_have_verified_it(self, ours: tuple[Prompt, ...]) -> None:
+        assert not any(prompt.verified_by for prompt in ours)
+
+    def test_it_holds_to_its_limits(self) -> None:
+        limits = load_limits(DATA / "limits" / "eco-es-v1.toml")
+        assert all(limit is not None for limit in limits.model_dump().values())
+        found = measure(load(find_set("eco-es-v1", DATA, None).prompts).triples, limits)
+        assert [finding for finding in found if not finding.ok] == []
+
+    def test_every_line_is_valid_by_its_schema(self) -> None:
+        schema = json.loads((DATA / "prompts" / "schema.json").read_text(encoding="utf-8"))
+        assert schema == json_schema()
+        check = Draft202012Validator(schema)
+        for line in find_set("eco-es-v1", DATA, None).prompts.read_text(encoding="utf-8").splitlines():
+            assert [error.message for error in check.iter_errors(json.loads(line))] == []
+
+    def test_its_card_is_as_generated(self, ours: tuple[Prompt, ...]) -> None:
+        triples = load(find_set("eco-es-v1", DATA, None).prompts).triples
+        assert (DATA / "prompts" / "README.md").read_text(encoding="utf-8") == dataset_card(triples, "eco-es-v1", "")
+
+    @pytest.mark.parametrize("lang", ["en", "it"])
+    def test_its_twins_ask_the_same_in_another_language(self, ours: tuple[Prompt, ...], lang: str) -> None:
+        twins = read_prompts(find_set(f"eco-{lang}-v1", DATA, None).prompts, strict=True)
+        same = ("id", "group", "kind", "explicit", "control", "codes", "manifestation", "sdg", "speech_register")
+        assert [[getattr(p, f) for f in same] for p in twins] == [[getattr(p, f) for f in same] for p in ours]
+        for prompt, twin in zip(ours, twins, strict=True):
+            assert (twin.lang, twin.best, twin.verified_by) == (lang, None, ())
+            assert 0.6 < len(twin.text) / len(prompt.text) < 1.6, twin.id
+        # Texts that quote code are in two languages.
+        foreign = [twin.id for twin in twins if detect_language(twin.text) not in (lang, None)]
+        assert len(foreign) <= 2, foreign
