@@ -4,137 +4,33 @@ Annotations are evaluated here, not postponed: Typer reads them inside `build_da
 """
 
 import sys
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from eco_eval.commands import candidate_of, engine_name, local_cache, print_json, stage_bars
+from eco_eval.commands import print_json
+from eco_eval.data_desk import Desk
 from eco_eval.errors import InputError
 from eco_eval.settings import Settings
 from eco_eval.ui.texts import Texts
 
 if TYPE_CHECKING:
-    from eco_eval.triples.generate import Generated
-    from eco_eval.triples.records import Loaded, Pair, Problem, Triple
+    from eco_eval.triples.records import Pair, Problem, Triple
     from eco_eval.types import Prompt
-
-SHOWN = 5
-"""Problems of one cause that are printed; the rest are counted, and all are in `--report`."""
 
 
 def build_data_app(settings: Settings, t: Texts) -> typer.Typer:
     """The `data` commands in one language."""
     app = typer.Typer(help=t("data.help"), no_args_is_help=True)
-    desk = _Desk(settings, t)
+    desk = Desk(settings, t)
     _add_turning(app, desk, t)
     _add_making(app, desk, t)
     _add_curating(app, desk, t)
     _add_checking(app, desk, t)
     _add_publishing(app, desk, t)
     return app
-
-
-class _Desk:
-    """What the commands share: reading a source with its report, writing an outcome."""
-
-    def __init__(self, settings: Settings, t: Texts) -> None:
-        self.settings = settings
-        self.t = t
-
-    def load(self, source: str, *, revision: str | None = None, lang: str | None = None) -> "Loaded":
-        """A source by name of a set, file, or Hub dataset, with what could not be used on standard error."""
-        from eco_eval.instrument import DATA
-        from eco_eval.sets import find_set, set_names
-        from eco_eval.triples import load
-
-        if source in set_names(DATA) and not Path(source).exists():
-            found = load(find_set(source, DATA, self.settings.prompts_dir).prompts, lang=lang)
-        else:
-            found = load(source, revision=revision, lang=lang)
-        if found.attribution:
-            print(self.t("score.attribution", who=found.attribution), file=sys.stderr)
-        return found
-
-    def triples(self, source: str, **options: Any) -> "tuple[Triple, ...]":
-        """The triples of a source, its problems reported.
-
-        Raises:
-            InputError: it has none.
-        """
-        found = self.load(source, **options)
-        self.tell(found.problems, None)
-        if not found.triples:
-            raise InputError("data.no_triples", source=source)
-        return found.triples
-
-    def prompts(self, source: str, **options: Any) -> "tuple[Prompt, ...]":
-        """The prompts of a source, its problems reported."""
-        found = self.load(source, **options)
-        self.tell([problem for problem in found.problems if problem.cause != "incomplete"], None)
-        return found.prompts
-
-    def check(self, out: Path | None, force: bool) -> None:
-        """Refuse to overwrite before any work is done."""
-        from eco_eval.triples.writing import check_target
-
-        if out is not None:
-            check_target(out, force=force)
-
-    def write(self, records: "Sequence[Prompt | Pair]", out: Path | None, force: bool) -> None:
-        """Write records and say so."""
-        from eco_eval.triples import write
-
-        if out is not None:
-            print(self.t("data.written", count=write(records, out, force=force), file=out))
-
-    def tell(self, problems: "Sequence[Problem]", report: Path | None) -> None:
-        """Print problems by cause, the first of each, and write them all if asked."""
-        from eco_eval.triples.writing import write_rows
-
-        for cause, count in Counter(problem.cause for problem in problems).most_common():
-            some = [problem for problem in problems if problem.cause == cause]
-            used = "data.used" if some[0].used else "data.unused"
-            print(f"{count} · {self.t(f'data.problem.{cause}')} ({self.t(used)})", file=sys.stderr)
-            for problem in some[:SHOWN]:
-                print(f"    {self._where(problem)}", file=sys.stderr)
-        if report is not None:
-            write_rows([problem.model_dump(mode="json", exclude_none=True) for problem in problems], report)
-
-    def _where(self, problem: "Problem") -> str:
-        parts = [
-            self.t("data.line", line=problem.line) if problem.line else "",
-            self.t("data.row", row=problem.row) if problem.row and not problem.line else "",
-            problem.id or "",
-            self.t("data.field", field=problem.field) if problem.field else "",
-            problem.detail[:80],
-        ]
-        return " · ".join(" ".join(part.split()) for part in parts if part) or "…"
-
-    def make(
-        self,
-        model: str,
-        engine: str,
-        url: str | None,
-        work: "Callable[..., Generated]",
-        *arguments: Any,
-        **options: Any,
-    ) -> "Generated":
-        """Run a generating function with an engine, its progress shown."""
-        from eco_eval.engines import open_engine
-
-        ref = candidate_of(model, engine, url, None)
-        kind = engine_name(engine)
-        key = self.settings.candidate_key
-
-        def opened() -> Any:
-            return open_engine(kind, ref, self.settings, context=4096, dtype=ref.dtype, url=url, key=key)
-
-        with stage_bars(self.t, ref.name) as progress:
-            maker = f"{ref.name}@{ref.revision[:12]}"
-            return work(*arguments, opened, local_cache(self.settings), maker=maker, progress=progress, **options)
 
 
 def _options(t: Texts) -> dict[str, Any]:
@@ -152,7 +48,7 @@ def _options(t: Texts) -> dict[str, Any]:
     }
 
 
-def _add_turning(app: typer.Typer, desk: _Desk, t: Texts) -> None:
+def _add_turning(app: typer.Typer, desk: Desk, t: Texts) -> None:
     """`load`, `implode`, `explode`."""
     opt = _options(t)
 
@@ -165,12 +61,13 @@ def _add_turning(app: typer.Typer, desk: _Desk, t: Texts) -> None:
         report: Annotated[Path | None, opt["report"]] = None,
         force: Annotated[bool, opt["force"]] = False,
     ) -> None:
-        desk.check(out, force)
-        desk.check(report, force)
+        desk.check(force, out, report)
         found = desk.load(source, revision=revision, lang=lang)
         desk.tell(found.problems, report)
         pairs, triples, prompts = len(found.pairs), len(found.triples), len(found.prompts)
         print(t("data.loaded", source=found.source, rows=found.rows, pairs=pairs, triples=triples, prompts=prompts))
+        if not prompts:
+            raise InputError("data.empty", file=source)
         desk.write(found.prompts, out, force)
 
     @app.command(help=t("data.implode"))
@@ -181,8 +78,7 @@ def _add_turning(app: typer.Typer, desk: _Desk, t: Texts) -> None:
         report: Annotated[Path | None, opt["report"]] = None,
         force: Annotated[bool, opt["force"]] = False,
     ) -> None:
-        desk.check(out, force)
-        desk.check(report, force)
+        desk.check(force, out, report)
         found = desk.load(source, lang=lang)
         desk.tell(found.problems, report)
         if not found.triples:
@@ -197,11 +93,11 @@ def _add_turning(app: typer.Typer, desk: _Desk, t: Texts) -> None:
     ) -> None:
         from eco_eval.triples import explode as exploded
 
-        desk.check(out, force)
+        desk.check(force, out)
         desk.write(exploded(desk.triples(source)), out, force)
 
 
-def _add_making(app: typer.Typer, desk: _Desk, t: Texts) -> None:
+def _add_making(app: typer.Typer, desk: Desk, t: Texts) -> None:
     """`translate`, `extend`, `classify`: with an engine."""
     opt = _options(t)
 
@@ -219,12 +115,10 @@ def _add_making(app: typer.Typer, desk: _Desk, t: Texts) -> None:
     ) -> None:
         from eco_eval.triples.generate import translate as translated
 
-        desk.check(out, force)
-        desk.check(report, force)
+        desk.check(force, out, report)
         triples = desk.triples(source, lang=lang)
         made = desk.make(model, engine, url, translated, triples, to=to)
-        desk.tell(made.problems, report)
-        desk.write(made.prompts, out, force)
+        desk.keep(made.prompts, made.problems, source, out, report, force)
 
     @app.command(help=t("data.extend"))
     def extend(
@@ -233,6 +127,7 @@ def _add_making(app: typer.Typer, desk: _Desk, t: Texts) -> None:
         model: Annotated[str, opt["model"]],
         engine: Annotated[str, opt["engine"]] = "transformers",
         url: Annotated[str | None, opt["url"]] = None,
+        lang: Annotated[str | None, opt["lang"]] = None,
         new: Annotated[int, typer.Option("--invent", min=0, help=t("data.opt.invent"))] = 0,
         report: Annotated[Path | None, opt["report"]] = None,
         force: Annotated[bool, opt["force"]] = False,
@@ -240,17 +135,15 @@ def _add_making(app: typer.Typer, desk: _Desk, t: Texts) -> None:
         from eco_eval.triples.generate import extend as extended
         from eco_eval.triples.generate import invent
 
-        desk.check(out, force)
-        desk.check(report, force)
-        prompts = desk.prompts(source)
+        desk.check(force, out, report)
+        prompts = desk.prompts(source, lang=lang)
         problems: list[Problem] = []
         if new:
             invented = desk.make(model, engine, url, invent, new, prompts, lang=prompts[0].lang)
             problems += invented.problems
             prompts = invented.prompts
         made = desk.make(model, engine, url, extended, prompts)
-        desk.tell([*problems, *made.problems], report)
-        desk.write(made.prompts, out, force)
+        desk.keep(made.prompts, [*problems, *made.problems], source, out, report, force)
 
     @app.command(help=t("data.classify"))
     def classify(
@@ -259,19 +152,18 @@ def _add_making(app: typer.Typer, desk: _Desk, t: Texts) -> None:
         model: Annotated[str, opt["model"]],
         engine: Annotated[str, opt["engine"]] = "transformers",
         url: Annotated[str | None, opt["url"]] = None,
+        lang: Annotated[str | None, opt["lang"]] = None,
         report: Annotated[Path | None, opt["report"]] = None,
         force: Annotated[bool, opt["force"]] = False,
     ) -> None:
-        from eco_eval.triples.generate import classify as classified
+        from eco_eval.triples.classify import classify as classified
 
-        desk.check(out, force)
-        desk.check(report, force)
-        made = desk.make(model, engine, url, classified, desk.prompts(source))
-        desk.tell(made.problems, report)
-        desk.write(made.prompts, out, force)
+        desk.check(force, out, report)
+        made = desk.make(model, engine, url, classified, desk.prompts(source, lang=lang))
+        desk.keep(made.prompts, made.problems, source, out, report, force)
 
 
-def _add_curating(app: typer.Typer, desk: _Desk, t: Texts) -> None:
+def _add_curating(app: typer.Typer, desk: Desk, t: Texts) -> None:
     """`merge`, `balance`, `split`."""
     opt = _options(t)
 
@@ -284,8 +176,7 @@ def _add_curating(app: typer.Typer, desk: _Desk, t: Texts) -> None:
     ) -> None:
         from eco_eval.triples.curate import merge as merged
 
-        desk.check(out, force)
-        desk.check(report, force)
+        desk.check(force, out, report)
         found = merged([desk.prompts(source) for source in sources])
         desk.tell(found.problems, report)
         desk.write(found.prompts, out, force)
@@ -302,14 +193,12 @@ def _add_curating(app: typer.Typer, desk: _Desk, t: Texts) -> None:
         from eco_eval.triples.curate import FIELDS
         from eco_eval.triples.curate import balance as balanced
 
-        desk.check(out, force)
-        desk.check(report, force)
+        desk.check(force, out, report)
         field = next((name for name in FIELDS if name == by), None)
         if field is None:
             raise InputError("data.bad_by", value=by, known=", ".join(FIELDS))
         found = balanced(desk.prompts(source), field, per)
-        desk.tell(found.problems, report)
-        desk.write(found.prompts, out, force)
+        desk.keep(found.prompts, found.problems, source, out, report, force)
 
     @app.command(help=t("data.split"))
     def split(
@@ -320,14 +209,13 @@ def _add_curating(app: typer.Typer, desk: _Desk, t: Texts) -> None:
     ) -> None:
         from eco_eval.prompts import select
 
-        desk.check(train, force)
-        desk.check(evaluation, force)
+        desk.check(force, train, evaluation)
         prompts = desk.prompts(source)
         desk.write(select(prompts, "train"), train, force)
         desk.write(select(prompts, "eval"), evaluation, force)
 
 
-def _add_checking(app: typer.Typer, desk: _Desk, t: Texts) -> None:
+def _add_checking(app: typer.Typer, desk: Desk, t: Texts) -> None:
     """`stats`, `check`, `baselines`, `verify`."""
     opt = _options(t)
 
@@ -340,10 +228,11 @@ def _add_checking(app: typer.Typer, desk: _Desk, t: Texts) -> None:
     ) -> None:
         from eco_eval.triples.curate import counts, lengths
         from eco_eval.triples.curate import plot as plotted
+        from eco_eval.triples.writing import check_target
         from eco_eval.ui.tables import print_counts, print_lengths
 
-        if plot is not None and plot.exists() and not force:
-            raise InputError("data.exists", file=plot)
+        if plot is not None:
+            check_target(plot, force=force, forms=(".html", ".htm"))
         prompts = desk.prompts(source)
         if as_json:
             print_json({"counts": counts(prompts), "words": lengths(prompts)})
@@ -374,7 +263,7 @@ def _add_checking(app: typer.Typer, desk: _Desk, t: Texts) -> None:
         from eco_eval.triples.baselines import table
         from eco_eval.ui.tables import print_orders
 
-        rows = table(desk.triples(source), encoder)
+        rows = table(_comparable(desk, source), encoder)
         if as_json:
             print_json(rows)
         else:
@@ -392,8 +281,7 @@ def _add_checking(app: typer.Typer, desk: _Desk, t: Texts) -> None:
     ) -> None:
         from eco_eval.triples.verify import agreement, apply_decisions, read_decisions
 
-        desk.check(out, force)
-        desk.check(report, force)
+        desk.check(force, out, report, kept=log)
         triples = desk.triples(source)
         decisions = read_decisions(log)
         if out is None:
@@ -409,7 +297,14 @@ def _add_checking(app: typer.Typer, desk: _Desk, t: Texts) -> None:
         desk.write(applied, out, force)
 
 
-def _check(desk: _Desk, t: Texts, source: str, file: Path | None, against: str | None, as_json: bool) -> None:
+def _comparable(desk: Desk, source: str) -> "tuple[Triple, ...]":
+    triples = desk.triples(source)
+    if len({triple.group for triple in triples}) < 2:
+        raise InputError("data.too_few", source=source)
+    return triples
+
+
+def _check(desk: Desk, t: Texts, source: str, file: Path | None, against: str | None, as_json: bool) -> None:
     from eco_eval.instrument import DATA
     from eco_eval.prompts import select
     from eco_eval.triples.check import SHORTCUTS, leaks, load_limits, measure
@@ -417,9 +312,7 @@ def _check(desk: _Desk, t: Texts, source: str, file: Path | None, against: str |
 
     own = DATA / "limits" / f"{source}.toml"
     limits = load_limits(file) if file else load_limits(own) if own.is_file() else SHORTCUTS
-    triples = desk.triples(source)
-    if len({triple.group for triple in triples}) < 2:
-        raise InputError("data.too_few", source=source)
+    triples = _comparable(desk, source)
     findings = measure(triples, limits)
     other = desk.prompts(against) if against else select(triples, "eval")
     leaking = leaks(select(triples, "train") if against is None else triples, other)
@@ -434,7 +327,7 @@ def _check(desk: _Desk, t: Texts, source: str, file: Path | None, against: str |
         raise InputError("data.check_failed", source=source, failed=", ".join(failed) or "—", leaks=len(leaking))
 
 
-def _add_publishing(app: typer.Typer, desk: _Desk, t: Texts) -> None:
+def _add_publishing(app: typer.Typer, desk: Desk, t: Texts) -> None:
     """`build`, `push`."""
     opt = _options(t)
 
@@ -448,7 +341,7 @@ def _add_publishing(app: typer.Typer, desk: _Desk, t: Texts) -> None:
         from eco_eval.prompts import select
         from eco_eval.triples.official import build_set
 
-        desk.check(report, force)
+        desk.check(force, report)
         built = build_set(name, DATA, desk.settings.prompts_dir)
         desk.tell(built.problems, report)
         print(
@@ -460,6 +353,18 @@ def _add_publishing(app: typer.Typer, desk: _Desk, t: Texts) -> None:
                 eval=len(select(built.prompts, "eval")),
             )
         )
+
+    @app.command(help=t("data.describe"), hidden=True)
+    def describe(name: Annotated[str, typer.Argument(help=t("data.opt.set"))] = "eco-es-v1") -> None:
+        import json
+
+        from eco_eval.instrument import DATA
+        from eco_eval.triples.card import dataset_card, json_schema
+
+        folder = DATA / "prompts"
+        (folder / "README.md").write_text(dataset_card(desk.triples(name), name, ""), encoding="utf-8")
+        schema = json.dumps(json_schema(), ensure_ascii=False, indent=1)
+        (folder / "schema.json").write_text(schema + "\n", encoding="utf-8")
 
     @app.command(help=t("data.push"))
     def push(

@@ -205,12 +205,8 @@ def pin(data: Path = DATA) -> list[str]:
     Raises:
         InstrumentError: a file that is pinned already was edited.
     """
-    files = sorted(
-        f
-        for folder in ("instruments", "prompts", "rubrics", "sets")
-        for f in (data / folder).rglob("*.*")
-        if f.is_file()
-    )
+    patterns = ("instruments/*.toml", "prompts/*.jsonl", "prompts/*.csv", "rubrics/*/*", "sets/*.toml")
+    files = sorted(f for pattern in patterns for f in data.glob(pattern) if f.is_file())
     check_pins(files, data)
     known = _read_pins(data / "pins.json")
     fresh = {f.relative_to(data).as_posix(): file_digest(f) for f in files}

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -32,6 +33,15 @@ class Defect(NamedTuple):
     line: int | None
     detail: str = ""
 
+    def error(self, file: Path | str) -> DataError:
+        """What to tell a person who needs this record."""
+        where = {"file": file, "line": self.line or self.number}
+        if self.cause == "encoding":
+            return DataError("data.not_utf8", **where)
+        if self.cause == "bad_json":
+            return DataError("data.bad_json", **where, reason=self.detail)
+        return DataError(f"data.{self.cause}", **where)
+
 
 def read_rows(file: Path) -> Iterator[Row]:
     """The records of a file of which every line must be sound. BOM and CRLF are fine.
@@ -40,16 +50,9 @@ def read_rows(file: Path) -> Iterator[Row]:
         DataError: names the file, and the line where there is one.
     """
     for row in read_rows_and_defects(file):
-        if isinstance(row, Row):
-            yield row
-        elif row.cause == "encoding":
-            raise DataError("data.not_utf8", file=file, line=row.line)
-        elif row.cause == "bad_json":
-            raise DataError("data.bad_json", file=file, line=row.line, reason=row.detail)
-        elif row.cause == "not_object":
-            raise DataError("data.not_object", file=file, line=row.line)
-        else:
-            raise DataError("data.extra_cells", file=file, line=row.line)
+        if isinstance(row, Defect):
+            raise row.error(file)
+        yield row
 
 
 def read_rows_and_defects(file: Path) -> Iterator[Row | Defect]:
@@ -156,6 +159,10 @@ def _csv_rows(file: Path, text: str) -> Iterator[Row | Defect]:
                 continue
             if not columns:
                 columns = [name.strip() for name in cells]
+                names = Counter(name.lower() for name in columns if name)
+                if twice := [name for name, count in names.items() if count > 1]:
+                    reason = f"{twice[0][:40]}: two columns of this name"
+                    raise DataError("data.bad_csv", file=file, line=begin, reason=reason)
                 continue
             number += 1
             if len(cells) > len(columns):

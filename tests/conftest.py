@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -50,3 +54,36 @@ def demo() -> Instrument:
 @pytest.fixture
 def store(tmp_path: Path) -> LocalStore:
     return LocalStore(tmp_path / "store")
+
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """The system's Chromium."""
+    require(CHROMIUM is not None, "Chromium (apt install chromium)")
+    from playwright.sync_api import sync_playwright
+
+    arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+    with sync_playwright() as play:
+        opened = play.chromium.launch(executable_path=CHROMIUM, args=arguments)
+        yield opened
+        opened.close()
+
+
+@contextmanager
+def visit(browser: Any, url: str, ready: str, width: int = 1280) -> Iterator[Any]:
+    """A tab, open once it shows `ready`, that must end with no console error and no request leaving the machine."""
+    tab = browser.new_page(viewport={"width": width, "height": 900})
+    problems: list[str] = []
+    outside: list[str] = []
+    tab.on("console", lambda m: problems.append(m.text) if m.type == "error" else None)
+    tab.on("pageerror", lambda e: problems.append(str(e)))
+    tab.on("request", lambda r: outside.append(r.url) if "127.0.0.1" not in r.url and r.url[:4] == "http" else None)
+    tab.goto(url)
+    tab.wait_for_selector(f"text={ready}")
+    yield tab
+    assert outside == []
+    assert problems == []
+    tab.close()

@@ -22,7 +22,7 @@ from typing import Any, Self
 from urllib.parse import parse_qs
 
 import uvicorn
-import yaml  # type: ignore[import-untyped]
+import yaml
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 

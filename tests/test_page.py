@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import require
+from conftest import visit
 
 from eco_eval.engines.base import Engine
 from eco_eval.engines.scripted import ScriptedEngine
@@ -116,41 +115,10 @@ def test_an_empty_store_says_what_to_do(tmp_path: Path) -> None:
 
 # --- in a browser
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    require(CHROMIUM is not None, "Chromium (apt install chromium)")
-    from playwright.sync_api import sync_playwright
-
-    arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
-    with sync_playwright() as play:
-        opened = play.chromium.launch(executable_path=CHROMIUM, args=arguments)
-        yield opened
-        opened.close()
-
-
-@contextmanager
-def visit(browser: Any, url: str, width: int = 1280) -> Iterator[Any]:
-    """A tab that must end without console errors and without a request that leaves the machine."""
-    tab = browser.new_page(viewport={"width": width, "height": 900})
-    problems: list[str] = []
-    outside: list[str] = []
-    tab.on("console", lambda m: problems.append(m.text) if m.type == "error" else None)
-    tab.on("pageerror", lambda e: problems.append(str(e)))
-    tab.on("request", lambda r: outside.append(r.url) if "127.0.0.1" not in r.url and r.url[:4] == "http" else None)
-    tab.goto(url)
-    tab.wait_for_selector("text=Clasificación")
-    yield tab
-    assert outside == []
-    assert problems == []
-    tab.close()
-
 
 @pytest.mark.parametrize("width", [1280, 390])
 def test_a_person_reads_the_board_and_one_model(browser: Any, page: str, width: int) -> None:
-    with visit(browser, page, width) as tab:
+    with visit(browser, page, "Clasificación", width) as tab:
         tab.wait_for_selector("td.name >> text=vecina/rio-7b")
         assert tab.locator("svg.range").count() >= 6
         assert "SUSTITUTO" in tab.inner_text("body")
@@ -163,7 +131,7 @@ def test_a_person_reads_the_board_and_one_model(browser: Any, page: str, width: 
 
 
 def test_a_verdict_filter_shows_only_that_verdict(browser: Any, page: str) -> None:
-    with visit(browser, page) as tab:
+    with visit(browser, page, "Clasificación") as tab:
         tab.get_by_role("tab", name="Modelo").click()
         tab.wait_for_selector("article.eco-card >> visible=true")
         tab.get_by_label("Veredicto").click()
@@ -174,7 +142,7 @@ def test_a_verdict_filter_shows_only_that_verdict(browser: Any, page: str) -> No
 
 
 def test_hostile_names_and_answers_stay_text(browser: Any, page: str) -> None:
-    with visit(browser, page) as tab:
+    with visit(browser, page, "Clasificación") as tab:
         tab.wait_for_selector("td.name >> text=malo/")
         tab.get_by_role("tab", name="Modelo").click()
         tab.get_by_label("Resultado").click()
@@ -185,5 +153,5 @@ def test_hostile_names_and_answers_stay_text(browser: Any, page: str) -> None:
 
 
 def test_an_unreadable_result_is_named_on_the_page(browser: Any, page: str) -> None:
-    with visit(browser, page) as tab:
+    with visit(browser, page, "Clasificación") as tab:
         tab.wait_for_selector("text=results/rota.json")

@@ -384,6 +384,20 @@ for i in range(1000):
         assert again.finish(["p0"]) == [answer(0)]
         assert files(store) == ["t.parquet"]
 
+    def test_what_is_asked_again_wins_even_when_killed_before_it_is_whole(self, store: LocalStore) -> None:
+        table: Table[Answer] = Table(store, "t.parquet", Answer)
+        table.add(answer(0))
+        table.add(answer(1))
+        table.finish(["p0", "p1"])
+        again: Table[Answer] = Table(store, "t.parquet", Answer)
+        newer = answer(1).model_copy(update={"text": "otra"})
+        again.drop(lambda record: record.prompt_id == "p1")
+        again.add(newer)
+        again.flush()
+        third: Table[Answer] = Table(store, "t.parquet", Answer)
+        assert third.finish(["p0", "p1"]) == [answer(0), newer]
+        assert list(Table(store, "t.parquet", Answer).records.values()) == [answer(0), newer]
+
     def test_records_are_saved_within_a_second_or_so(self, store: LocalStore) -> None:
         table: Table[Answer] = Table(store, "t.parquet", Answer)
         table.add(answer(0))

@@ -36,8 +36,11 @@ class Table(Generic[RecordT]):
         self._started = self._flushed = time.monotonic()
         self.records: dict[str, RecordT] = {}
         self.finished = self._load(path)
-        for shard in store.list(self._shards):
+        # Shards beside a whole table are newer than it: what was added, or asked again.
+        shards = store.list(self._shards)
+        for shard in shards:
             self._load(shard)
+        self._changed = bool(shards)
 
     @property
     def _shards(self) -> str:
@@ -51,13 +54,13 @@ class Table(Generic[RecordT]):
         records, meta = from_parquet(found[0], self._adapter, path)
         self.meta.update(meta)
         for record in records:
-            self.records.setdefault(record.prompt_id, record)
+            self.records[record.prompt_id] = record
         return True
 
     def add(self, record: RecordT) -> None:
         """Keep one more record; saved within a second or so."""
         self.records[record.prompt_id] = record
-        self.finished = False
+        self._changed = True
         self._pending.append(record)
         now = time.monotonic()
         if now - self._flushed > max(1.0, (now - self._started) / 100):
@@ -81,9 +84,9 @@ class Table(Generic[RecordT]):
     def finish(self, order: Sequence[str]) -> list[RecordT]:
         """Write the whole table in the given order of prompt ids and drop the shards."""
         whole = [self.records[key] for key in order]
-        if not self.finished:
+        if self._changed or not self.finished:
             self._store.write(self._path, to_parquet(whole, self._fields, self.meta))
-            self.finished = True
+            self.finished, self._changed = True, False
         for shard in self._store.list(self._shards):
             self._store.delete(shard)
         self._pending = []

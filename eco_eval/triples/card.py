@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from eco_eval.prompts import select
+from eco_eval.rubric import fill
 from eco_eval.triples.records import Triple
 from eco_eval.types import Prompt
 
@@ -52,10 +53,7 @@ def dataset_card(triples: Sequence[Triple], name: str, attribution: str, *, pair
         "attribution": attribution
         or "eco-eval (CC-BY-4.0), in the design of H4rmony (Neovalle, https://doi.org/10.57967/hf/1148)",
     }
-    text = _TEMPLATE.read_text(encoding="utf-8")
-    for key, value in values.items():
-        text = text.replace(f"{{{{{key}}}}}", value)
-    return f"---\n{data.to_yaml()}\n---\n\n{text}"
+    return f"---\n{data.to_yaml()}\n---\n\n{fill(_TEMPLATE.read_text(encoding='utf-8'), **values)}\n"
 
 
 def _counted(values: Sequence[str]) -> str:

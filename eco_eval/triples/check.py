@@ -17,7 +17,7 @@ from eco_eval.triples.layouts import normalised
 from eco_eval.triples.records import Triple, pair_name
 from eco_eval.types import Prompt, Record
 
-NEAR = 0.5
+NEAR = 0.6
 """Cosine of character n-grams from which two prompts are near-duplicates; docs/prompts.md says how it was set."""
 
 _BLOCK = 2_000
@@ -81,6 +81,8 @@ def load_limits(file: Path) -> Limits:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
         raise DataError("data.bad_limit", file=file, field=field, reason=first["msg"]) from error
+    except FileNotFoundError as error:
+        raise DataError("data.no_file", file=file) from error
     except (OSError, ValueError) as error:
         raise DataError("data.bad_limits", file=file, reason=error) from error
 
@@ -88,10 +90,10 @@ def load_limits(file: Path) -> Limits:
 def measure(triples: Sequence[Triple], limits: Limits = SHORTCUTS) -> list[Finding]:
     """Every measure of a set, each beside its limit.
 
-    `length`, `eco_words` and `bag_of_words` are shares of best/worst pairs put in order, ties ½. Length, in characters
-    or in words, whichever tells more, and eco words count whichever way round they order. `spread` is the mean over
-    triples of (longest − shortest) / longest, in words. `similarity` is that of the two nearest prompts of different
-    groups.
+    `length`, `eco_words`, `bag_of_words` and `word_pieces` are shares of best/worst pairs put in order, ties ½.
+    Length, in characters or in words, whichever tells more, and eco words count whichever way round they order.
+    `spread` is the mean over triples of (longest − shortest) / longest, in words. `similarity` is that of the two
+    nearest prompts of different groups.
 
     Raises:
         ValueError: fewer than two groups.
@@ -125,6 +127,7 @@ def measure(triples: Sequence[Triple], limits: Limits = SHORTCUTS) -> list[Findi
         Finding("length", length, limits.length, most=True),
         Finding("eco_words", eco, limits.eco_words, most=True),
         Finding("bag_of_words", bag_of_words(triples, "best", "worst"), limits.bag_of_words, most=True),
+        Finding("word_pieces", bag_of_words(triples, "best", "worst", pieces=True), limits.bag_of_words, most=True),
         Finding(
             "similarity",
             nearest.similarity if nearest else 0.0,

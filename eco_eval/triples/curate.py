@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple, get_args
 from eco_eval.prompts import split_of
 from eco_eval.triples.layouts import normalised
 from eco_eval.triples.records import RANKS, Problem
+from eco_eval.triples.writing import write_whole
 from eco_eval.types import Prompt
 
 Field = Literal["kind", "variety", "manifestation", "codes", "speech_register", "explicit", "lang", "control"]
@@ -63,7 +64,7 @@ def balance(prompts: Sequence[Prompt], field: Field, per: int | None = None) -> 
             taken[value] += sizes[group]
             chosen.add(group)
     problems = [
-        Problem(cause="left_out", id=prompt.id, field=field, detail=str(values[prompt.group]))
+        Problem(cause="left_out", id=prompt.id, field=field, detail=values[prompt.group] or "")
         for prompt in prompts
         if prompt.group not in chosen
     ]
@@ -112,6 +113,7 @@ def plot(prompts: Sequence[Prompt], file: Path, title: str, names: dict[str, str
     from plotly.subplots import make_subplots
 
     table = {field: values for field, values in counts(prompts).items() if field not in ("explicit", "control", "lang")}
+    table = table or {"lang": counts(prompts)["lang"]}
     figure = make_subplots(
         rows=len(table),
         cols=1,
@@ -131,4 +133,4 @@ def plot(prompts: Sequence[Prompt], file: Path, title: str, names: dict[str, str
             figure.add_trace(bar, row=row, col=1)
     height = 120 * len(table) + 22 * sum(len(values) for values in table.values())
     figure.update_layout(barmode="stack", title=title, height=height, template="plotly_white")
-    file.write_text(figure.to_html(include_plotlyjs=True, full_html=True), encoding="utf-8")
+    write_whole(figure.to_html(include_plotlyjs=True, full_html=True).encode(), file)

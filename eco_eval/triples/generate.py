@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import re
-import tomllib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -12,11 +11,11 @@ from typing import Any, NamedTuple, get_args
 
 from eco_eval.engines.base import OpenEngine
 from eco_eval.store import Store
-from eco_eval.triples.asking import TEXTS, choose, complete, fenced, instruction, to_user
-from eco_eval.triples.check import NEAR, near_duplicates
+from eco_eval.triples.asking import TEXTS, complete, fenced, instruction, to_user
+from eco_eval.triples.check import NEAR, leaks, near_duplicates
 from eco_eval.triples.layouts import normalised
 from eco_eval.triples.records import RANKS, Cause, Problem, Rank, Triple
-from eco_eval.types import Answer, Decoding, IssueCode, Kind, Progress, Prompt, digest, no_progress
+from eco_eval.types import Answer, Decoding, Kind, Progress, Prompt, digest, no_progress
 
 ROLES: Mapping[Rank, str] = {"best": "aware", "ambivalent": "ambivalent", "worst": "unaware"}
 """Who answers for each rank: the instruction of that name in `data/generate`."""
@@ -30,12 +29,12 @@ MAX_TOKENS = 1_024
 
 _DETECTABLE = ("de", "en", "es", "fr", "it", "pt")
 _REFUSAL = re.compile(
-    r"^\W*(lo siento,? (pero )?no pu|no puedo (ayudar|traducir|responder|cumplir)|como (modelo|ia|inteligencia)"
-    r"|i('m| am) sorry,? (but )?i (can|am un)|i can(no|')t (help|translate|assist|comply)|as an ai\b"
+    r"^\W*(lo siento,? (pero )?no pu|no puedo (ayudar|traducir|responder|cumplir)|como (una? )?(modelo|ia|inteligencia)"
+    r"|i(['’]m| am) sorry,? (but )?i (can|am un|['’]m un)|i can(no|['’])t (help|translate|assist|comply)|as an ai\b"
     r"|mi dispiace,? (ma )?non posso)",
     re.IGNORECASE,
 )
-_PLACEHOLDER = re.compile(r"\{\{?\w+\}?\}|%[sd]|</?[a-z][^>\s]*>|https?://[^\s)»”]+|[\w.]+@[\w.]+\w")
+_PLACEHOLDER = re.compile(r"\{\{?\w+\}?\}|%[sd]|</?[a-z][^>\s]*>|https?://[^\s)»”]*[\w/]|[\w.]+@[\w.]+\w")
 
 
 class Generated(NamedTuple):
@@ -119,6 +118,10 @@ def answer_fault(answer: Answer, lang: str, *, refused_before: bool = False) -> 
         return "cut"
     if _REFUSAL.search(answer.text) and not refused_before:
         return "refusal"
+    words = normalised(answer.text).split()
+    # In the bundled answers at least 0.49 of the words are distinct; in those of a model that is stuck, hardly any.
+    if len(words) >= 40 and len(set(words)) < len(words) / 4:
+        return "repetition"
     found = detect_language(answer.text)
     return "wrong_language" if found not in (None, lang) and lang in _DETECTABLE else None
 
@@ -134,7 +137,7 @@ def detect_language(text: str) -> str | None:
 def _identifier() -> Any:
     from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
-    identifier = LanguageIdentifier.from_pickled_model(MODEL_FILE)
+    identifier = LanguageIdentifier.from_model_file(MODEL_FILE)
     identifier.set_languages(list(_DETECTABLE))
     return identifier
 
@@ -158,11 +161,11 @@ def extend(
     conversations = [to_user(prompt.text, instruction(ROLES[rank], prompt.lang)) for prompt, rank in wanted]
     decoding = Decoding(max_tokens=MAX_TOKENS)
     answers = complete(conversations, decoding, engine, store, "extend", maker, progress)
-    said = {(_key(prompt), rank): answer for (prompt, rank), answer in zip(wanted, answers, strict=True)}
+    said = {(key_of(prompt), rank): answer for (prompt, rank), answer in zip(wanted, answers, strict=True)}
     passed: list[Prompt] = []
     problems: list[Problem] = []
     for prompt in prompts:
-        new = {rank: said[_key(prompt), rank] for rank in RANKS if (_key(prompt), rank) in said}
+        new = {rank: said[key_of(prompt), rank] for rank in RANKS if (key_of(prompt), rank) in said}
         faults = [
             Problem(cause=cause, id=prompt.id, field=rank, detail=answer.text[:120])
             for rank, answer in new.items()
@@ -176,7 +179,8 @@ def extend(
             continue
         origins = {f"{rank}_origin": f"role-play: {ROLES[rank]}, {maker}" for rank in new}
         fields = {**prompt.model_dump(), **{str(rank): text for rank, text in texts.items()}, **origins}
-        passed.append(Triple.model_validate({**fields, "verified_by": ()}))
+        # What people verified is verified still where nothing was added.
+        passed.append(Triple.model_validate({**fields, **({"verified_by": ()} if new else {})}))
     return Generated(tuple(passed), tuple(problems))
 
 
@@ -236,83 +240,22 @@ def invent(
                 {"id": identifier, "group": identifier, "text": answer.text, "origin": made, **fields}
             )
         )
-    near = {leak.first: leak for leak in near_duplicates((*known, *fresh), NEAR)}
-    for prompt in fresh:
-        if prompt.id in near:
-            problems.append(Problem(cause="duplicate_prompt", id=prompt.id, detail=near[prompt.id].second))
+    near = _near(fresh, known)
+    problems += [Problem(cause="duplicate_prompt", id=first, detail=second) for first, second in near.items()]
     return Generated(tuple(prompt for prompt in fresh if prompt.id not in near), tuple(problems))
 
 
-def classify(
-    prompts: Sequence[Prompt],
-    engine: OpenEngine,
-    store: Store,
-    *,
-    maker: str,
-    progress: Progress = no_progress,
-) -> Generated:
-    """Issue codes and Sustainable Development Goal for prompts that have none, from constrained labels.
-
-    A code is given when yes is likelier than no. Prompts with codes and goal are left as they are.
-
-    Raises:
-        EngineError: the engine cannot start or go on; what was labelled is kept.
-    """
-    missing = [prompt for prompt in prompts if not (prompt.codes and prompt.sdg) and not prompt.control]
-    codes = get_args(IssueCode)
-    given: dict[tuple[str, str], list[str]] = {_key(prompt): list(prompt.codes) for prompt in missing}
-    goal_of: dict[tuple[str, str], int | None] = {_key(prompt): prompt.sdg for prompt in missing}
-    problems: list[Problem] = []
-    for lang in dict.fromkeys(prompt.lang for prompt in missing):
-        group = [prompt for prompt in missing if prompt.lang == lang]
-        yes, no = ("sí", "no") if lang == "es" else ("yes", "no")
-        asked = [(prompt, code) for prompt in group for code in codes if not prompt.codes]
-        conversations = [to_user(_code_question(prompt, code, lang)) for prompt, code in asked]
-        labels = choose(conversations, [yes, no], engine, store, f"code-{lang}", maker, progress)
-        goals = choose(
-            [to_user(_goal_question(prompt, lang)) for prompt in group],
-            [f"{number:02d}" for number in range(1, 18)],
-            engine,
-            store,
-            f"sdg-{lang}",
-            maker,
-            progress,
-        )
-        for (prompt, code), label in zip(asked, labels, strict=True):
-            if label.failure is not None:
-                problems.append(Problem(cause="no_answer", id=prompt.id, field=code, used=True))
-            elif label.label == yes:
-                given[_key(prompt)].append(code)
-        for prompt, goal in zip(group, goals, strict=True):
-            if goal.failure is not None:
-                problems.append(Problem(cause="no_answer", id=prompt.id, field="sdg", used=True))
-            else:
-                goal_of[_key(prompt)] = goal_of[_key(prompt)] or int(goal.label)
-    labelled = [
-        prompt.model_copy(update={"codes": tuple(given[_key(prompt)]), "sdg": goal_of[_key(prompt)]})
-        if _key(prompt) in given
-        else prompt
-        for prompt in prompts
-    ]
-    return Generated(tuple(labelled), tuple(problems))
+def _near(fresh: Sequence[Prompt], known: Sequence[Prompt]) -> dict[str, str]:
+    """The new prompts to leave out so that none of the rest is near to a known one or another new one; near which."""
+    near = {leak.first: leak.second for leak in leaks(fresh, known, NEAR)}
+    while couples := near_duplicates([prompt for prompt in fresh if prompt.id not in near], NEAR):
+        near |= {leak.first: leak.second for leak in couples}
+    return near
 
 
-def _key(prompt: Prompt) -> tuple[str, str]:
+def key_of(prompt: Prompt) -> tuple[str, str]:
     """What tells a prompt from its twins in other languages, which have the same id."""
     return prompt.id, prompt.lang
-
-
-def _code_question(prompt: Prompt, code: str, lang: str) -> str:
-    rows = [row for row in read_taxonomy().values() if row["code"] == code]
-    manifestations = ", ".join(row["name"] for row in rows)
-    return instruction("code", lang, issue=rows[0]["issue"], manifestations=manifestations, **fenced(prompt.text))
-
-
-def _goal_question(prompt: Prompt, lang: str) -> str:
-    names = tomllib.loads((TEXTS / "goals.toml").read_text(encoding="utf-8"))
-    listed = names[lang if lang in names else "en"]
-    goals = "\n".join(f"{number:02d} {name}" for number, name in enumerate(listed, 1))
-    return instruction("sdg", lang, goals=goals, **fenced(prompt.text))
 
 
 @cache

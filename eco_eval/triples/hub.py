@@ -33,8 +33,8 @@ def hub_rows(name: str, revision: str | None) -> Iterator[Row | Defect]:
     revision = commit_of(name, revision)
     try:
         splits = _at_hub(name, lambda: datasets.load_dataset(name, revision=revision))
-    except datasets.exceptions.DatasetGenerationError:
-        # Its CSV reader takes clean UTF-8 only: read the files themselves.
+    except (datasets.exceptions.DatasetsError, FileNotFoundError, RuntimeError, ValueError):
+        # It takes clean UTF-8 only, one configuration, no script: read the files themselves.
         yield from _raw_hub_rows(name, revision)
         return
     number = 0
@@ -69,25 +69,44 @@ def commit_of(name: str, revision: str | None) -> str:
 def push(records: Sequence[Prompt | Pair], name: str, card: str, *, private: bool) -> str:
     """Put triples or pairs into a Hub dataset, a Parquet file a split, with its card, in one commit.
 
+    What an earlier push left of a split that is now empty goes.
+
     Returns:
         The URL of the commit.
 
     Raises:
-        InputError: no permission, a name that cannot be, or the Hub cannot be reached.
+        InputError: asked for a private dataset that is public already, no permission, a name that cannot be, or the
+            Hub cannot be reached.
     """
-    from huggingface_hub import CommitOperationAdd, HfApi
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
     api = HfApi()
-    files = {"README.md": card.encode()}
-    for split in ("train", "eval"):
-        rows = [flat(record) for record in records if split_of(_prompt_of(record).group) == split]
-        if rows:
-            files[f"data/{split}.parquet"] = parquet(rows)
-    operations = [CommitOperationAdd(path, io.BytesIO(data)) for path, data in files.items()]
+    files = {"README.md": card.encode(), **_split_files(records)}
+    add = [CommitOperationAdd(path, io.BytesIO(data)) for path, data in files.items()]
     message = "Update the triples with eco-eval"
     _at_hub(name, lambda: api.create_repo(name, repo_type="dataset", private=private, exist_ok=True))
-    done = _at_hub(name, lambda: api.create_commit(name, operations, commit_message=message, repo_type="dataset"))
+    if private and not _at_hub(name, lambda: api.dataset_info(name)).private:
+        raise InputError("data.is_public", source=name)
+    there = _at_hub(name, lambda: api.list_repo_files(name, repo_type="dataset"))
+    old = {f"data/{split}.parquet" for split in ("train", "eval")} - files.keys()
+    gone = [CommitOperationDelete(path) for path in sorted(old.intersection(there))]
+    done = _at_hub(name, lambda: api.create_commit(name, [*add, *gone], commit_message=message, repo_type="dataset"))
     return str(done.commit_url)
+
+
+def _split_files(records: Sequence[Prompt | Pair]) -> dict[str, bytes]:
+    """A Parquet file a split, all of the same column types: a split where a column is empty cannot tell its own."""
+    import pyarrow.parquet as pq
+
+    whole = pq.read_table(io.BytesIO(parquet([flat(record) for record in records])))
+    files = {}
+    for split in ("train", "eval"):
+        at = [i for i, record in enumerate(records) if split_of(_prompt_of(record).group) == split]
+        if at:
+            out = io.BytesIO()
+            pq.write_table(whole.take(at), out)
+            files[f"data/{split}.parquet"] = out.getvalue()
+    return files
 
 
 def _prompt_of(record: Prompt | Pair) -> Prompt:

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from eco_eval.errors import InputError
+from eco_eval.errors import DataError, InputError
 from eco_eval.prompts import read_prompts
 from eco_eval.sets import BuiltFrom, Part, SetFile, read_set_file
 from eco_eval.triples.curate import merge
@@ -35,7 +35,7 @@ def build_set(name: str, data: Path, built: Path) -> Built:
             dataset), whose set is then called as the file.
 
     Raises:
-        InputError: no such set, a source that cannot be reached or used, or a Hub source without a commit.
+        InputError: no such set, a source that cannot be reached or used, a Hub source without a commit, or no prompt.
     """
     file = Path(name) if name.endswith(".toml") else data / "sets" / f"{name}.toml"
     if not file.is_file():
@@ -43,6 +43,8 @@ def build_set(name: str, data: Path, built: Path) -> Built:
         raise InputError("sets.unknown", name=name, known=known)
     spec = read_set_file(file)
     prompts, problems = _prompts(spec, file.parent, data)
+    if not prompts:
+        raise DataError("data.empty", file=file)
     built.mkdir(parents=True, exist_ok=True)
     target = built / f"{file.stem}.jsonl"
     fields = set(Prompt.model_fields)
@@ -76,7 +78,7 @@ def _part(part: Part, spec: SetFile, folder: Path, data: Path) -> tuple[tuple[Pr
         return read_prompts(bundled, strict=True), []
     nested = data / "sets" / f"{part.source}.toml"
     if nested.is_file():
-        prompts, problems = _prompts(read_set_file(nested), folder, data)
+        prompts, problems = _prompts(read_set_file(nested), nested.parent, data)
         return tuple(prompts), problems
     local = folder / part.source
     if local.is_file():

@@ -56,9 +56,11 @@ def implode(pairs: Iterable[Pair]) -> Imploded:
     problems: list[Problem] = []
     for (identifier, _), group in members.items():
         fault, ranked = _ranked(group)
-        if fault is None and len({pair.prompt.text for pair in group}) > 1:
+        if len({pair.prompt.text for pair in group}) > 1:
             fault = Problem(cause="text_differs", field="text")
         if fault is not None:
+            if fault.cause == "incomplete":
+                incomplete.append(group[0].prompt)
             problems.append(fault.model_copy(update={"id": identifier}))
             continue
         answers = _answers(ranked)
@@ -86,6 +88,8 @@ def _ranked(group: Sequence[Pair]) -> tuple[Problem | None, list[Pair]]:
         group = [pair.model_copy(update=new) for pair, new in zip(group, inferred, strict=True)]
     said: dict[Rank, str] = {}
     for pair in group:
+        if (pair.chosen_rank, pair.rejected_rank) not in PAIRS:
+            return Problem(cause="bad_rank", detail=f"{pair.chosen_rank} > {pair.rejected_rank}"), []
         for rank, text in ((pair.chosen_rank, pair.chosen), (pair.rejected_rank, pair.rejected)):
             if rank is not None and said.setdefault(rank, text) != text:
                 return Problem(cause="conflict", field=rank), []
@@ -100,16 +104,15 @@ def _order(group: Sequence[Pair]) -> list[str] | Problem:
     for pair in group:
         better.setdefault(pair.chosen, set())
         better.setdefault(pair.rejected, set()).add(pair.chosen)
-    if len(better) != len(RANKS):
-        few = len(better) < len(RANKS)
-        return Problem(cause="incomplete" if few else "conflict", detail=f"{len(better)} answers")
+    if len(better) > len(RANKS):
+        return Problem(cause="conflict", detail=f"{len(better)} answers")
     order: list[str] = []
     while len(order) < len(better):
         free = [text for text, above in better.items() if text not in order and above <= set(order)]
         if len(free) != 1:
             return Problem(cause="incomplete" if free else "cycle", detail="order unknown")
         order += free
-    return order
+    return order if len(order) == len(RANKS) else Problem(cause="incomplete", detail=f"{len(order)} answers")
 
 
 def _answers(group: Sequence[Pair]) -> dict[Rank, str]:

@@ -11,7 +11,7 @@ from typing import Any
 from eco_eval.errors import DataError
 from eco_eval.rows import FORMS, Defect, Row, read_rows_and_defects
 from eco_eval.triples.hub import hub_rows
-from eco_eval.triples.layouts import MAX_CELL, Unusable, layout_of, normalised
+from eco_eval.triples.layouts import LANG_COLUMNS, MAX_CELL, Unusable, layout_of, normalised
 from eco_eval.triples.pairs import implode
 from eco_eval.triples.records import RANKS, Loaded, Pair, Problem
 from eco_eval.types import Prompt
@@ -40,7 +40,8 @@ def load(source: str | Path, *, revision: str | None = None, lang: str | None = 
             of rows that do not say theirs, Spanish for our own form and English for H4rmony's if not said.
 
     Raises:
-        DataError: there is no such file, it is empty, or its columns are of no known form; names them.
+        DataError: there is no such file, it is empty or none of its rows can be read, or its columns are of no known
+            form; names them.
         InputError: the Hub cannot be reached or has no such dataset.
     """
     file = Path(source)
@@ -48,9 +49,10 @@ def load(source: str | Path, *, revision: str | None = None, lang: str | None = 
     local = file.suffix.lower() in FORMS or file.exists()
     read = list(read_rows_and_defects(file) if local else hub_rows(str(source), revision))
     rows = [row for row in read if isinstance(row, Row)]
+    defects = [row for row in read if isinstance(row, Defect)]
     if not rows:
-        raise DataError("data.empty", file=name)
-    return _assemble(name, rows, [_problem(defect) for defect in read if isinstance(defect, Defect)], lang)
+        raise next((d.error(name) for d in defects if d.cause != "encoding"), DataError("data.empty", file=name))
+    return _assemble(name, rows, [_problem(defect) for defect in defects], lang)
 
 
 def _problem(defect: Defect) -> Problem:
@@ -64,6 +66,8 @@ def _assemble(name: str, rows: Sequence[Row], broken: Sequence[Problem], lang: s
     pairs: list[Pair] = []
     prompts: list[tuple[Row | None, Prompt]] = []
     others = 0
+    assumed: set[str] = set()
+    first: dict[str, Row] = {}
     for row in rows:
         cells = {key: _repaired(value, key, row, problems) for key, value in row.cells.items()}
         try:
@@ -71,7 +75,11 @@ def _assemble(name: str, rows: Sequence[Row], broken: Sequence[Problem], lang: s
         except Unusable as unusable:
             problems.append(unusable.problem.model_copy(update={"row": row.number, "line": row.line}))
             continue
-        if lang is not None and (found.prompt if isinstance(found, Pair) else found).lang != lang:
+        prompt = found.prompt if isinstance(found, Pair) else found
+        first.setdefault(prompt.id, row)
+        if lang is None and not any(value for key, value in cells.items() if key.strip().lower() in LANG_COLUMNS):
+            assumed.add(prompt.lang)
+        if lang is not None and prompt.lang != lang:
             others += 1
         elif isinstance(found, Pair):
             pairs.append(found)
@@ -79,23 +87,30 @@ def _assemble(name: str, rows: Sequence[Row], broken: Sequence[Problem], lang: s
             prompts.append((row, found))
     if others:
         problems.append(Problem(cause="other_language", detail=str(others)))
-    columns = {key.strip().lower() for row in rows for key in row.cells}
-    if lang is None and not columns & {"lang", "language"}:
-        assumed = {p.lang for p in (*(pair.prompt for pair in pairs), *(prompt for _, prompt in prompts))}
+    if assumed:
         problems.append(Problem(cause="language_assumed", used=True, detail=", ".join(sorted(assumed))))
     if pairs:
         imploded = implode(pairs)
         prompts = [(None, prompt) for prompt in (*imploded.triples, *imploded.incomplete)]
         problems += imploded.problems
     distinct, notes = _distinct(prompts)
+    # Of a prompt that several rows make, a person is shown the first.
+    problems = [_placed(problem, first) for problem in (*problems, *notes)]
     return Loaded(
         source=name,
         rows=len(rows) + sum(not problem.used for problem in broken),
         pairs=tuple(pairs),
         prompts=tuple(distinct),
-        problems=(*problems, *notes),
+        problems=tuple(problems),
         attribution=H4RMONY if "h4rmony" in f"{name} {layout.name}".lower() else "",
     )
+
+
+def _placed(problem: Problem, first: dict[str, Row]) -> Problem:
+    row = first.get(problem.id or "")
+    if row is None or problem.row is not None:
+        return problem
+    return problem.model_copy(update={"row": row.number, "line": row.line})
 
 
 def _repaired(value: Any, field: str, row: Row, problems: list[Problem]) -> Any:
@@ -117,6 +132,13 @@ def _distinct(prompts: Sequence[tuple[Row | None, Prompt]]) -> tuple[list[Prompt
     """Each id once and each text in one group; what was the same, or lacks an answer, is reported."""
     problems: list[Problem] = []
     seen: dict[tuple[str, str], Prompt] = {}
+    joined: dict[str, str] = {}
+
+    def joint(group: str) -> str:
+        while group in joined:
+            group = joined[group]
+        return group
+
     texts: dict[tuple[str, str], Prompt] = {}
     for row, prompt in prompts:
         where = {"row": row.number, "line": row.line, "id": prompt.id} if row else {"id": prompt.id}
@@ -126,8 +148,13 @@ def _distinct(prompts: Sequence[tuple[Row | None, Prompt]]) -> tuple[list[Prompt
         first = texts.setdefault((normalised(prompt.text), prompt.lang), prompt)
         if first is not prompt:
             problems.append(Problem(cause="duplicate_prompt", used=True, detail=first.id, **where))
-            seen[prompt.id, prompt.lang] = prompt.model_copy(update={"group": first.group})
+            if joint(prompt.group) != joint(first.group):
+                joined[joint(prompt.group)] = joint(first.group)
         missing = [rank for rank in RANKS if getattr(prompt, rank) is None]
         if row and 0 < len(missing) < len(RANKS):
             problems.append(Problem(cause="incomplete", detail=", ".join(missing), **where))
-    return list(seen.values()), problems
+    # All members of a group follow one that moves.
+    return [
+        prompt.model_copy(update={"group": joint(prompt.group)}) if prompt.group in joined else prompt
+        for prompt in seen.values()
+    ], problems

@@ -41,6 +41,7 @@ Cause = Literal[
     "refusal",
     "placeholder_lost",
     "cut",
+    "repetition",
     "no_answer",
     "stale",
     "rejected",
@@ -54,7 +55,7 @@ class Problem(Record):
     """Something about a row or a prompt that a person should know.
 
     `row` counts records from 1; `line` is the line of a text file where it begins. `used` tells whether the row is
-    part of what was returned all the same.
+    part of what was returned all the same. `source` is said where problems of several are put together.
     """
 
     cause: Cause
@@ -64,6 +65,7 @@ class Problem(Record):
     id: str | None = None
     field: str | None = None
     detail: str = ""
+    source: str | None = None
 
 
 class Triple(Prompt):

@@ -15,7 +15,7 @@ from pydantic import Field, ValidationError, model_validator
 from eco_eval.errors import DataError, StoreError
 from eco_eval.rows import read_rows
 from eco_eval.stats import weighted_kappa
-from eco_eval.triples.records import RANKS, Problem, Rank, Triple
+from eco_eval.triples.records import PAIRS, RANKS, Problem, Rank, Triple, pair_name
 from eco_eval.types import Record, digest
 
 Action = Literal["confirm", "reorder", "reject"]
@@ -80,7 +80,9 @@ def decide(
         ValidationError: no name, an order that is none, or a rejection without a reason.
     """
     texts = {"text": triple.text, "best": triple.best, "ambivalent": triple.ambivalent, "worst": triple.worst}
-    changed = {name: text.strip() for name, text in (edits or {}).items() if text.strip() not in ("", texts[name])}
+    changed = {
+        name: text.strip() for name, text in (edits or {}).items() if text.strip() not in ("", texts[name].strip())
+    }
     action: Action = "reject" if reject else "reorder" if tuple(order) != RANKS else "confirm"
     values = {"id": triple.id, "of": seen(triple), "by": by.strip(), "action": action, "reason": reason.strip()}
     when = datetime.now(UTC).isoformat(timespec="seconds")
@@ -95,9 +97,13 @@ def append(decision: Decision, log: Path) -> None:
     """
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("a", encoding="utf-8") as out:
+        with log.open("ab+") as out:
             fcntl.flock(out, fcntl.LOCK_EX)
-            out.write(decision.model_dump_json(exclude_defaults=True) + "\n")
+            # An editor, or a full disk, may have left the last line open.
+            if out.seek(0, os.SEEK_END):
+                out.seek(-1, os.SEEK_END)
+                out.write(b"" if out.read(1) == b"\n" else b"\n")
+            out.write(decision.model_dump_json(exclude_defaults=True).encode() + b"\n")
             out.flush()
             os.fsync(out.fileno())
     except OSError as error:
@@ -108,8 +114,10 @@ def read_decisions(log: Path) -> list[Decision]:
     """Every decision of a log, oldest first; none where there is no log yet.
 
     Raises:
-        DataError: names the line and the field.
+        DataError: names the line and the field; or its suffix is of another form than JSON lines.
     """
+    if log.suffix.lower() in (".csv", ".tsv", ".parquet"):
+        raise DataError("data.unknown_form", file=log, known=".jsonl")
     if not log.exists():
         return []
     found = []
@@ -132,7 +140,8 @@ def apply_decisions(triples: Sequence[Triple], decisions: Sequence[Decision]) ->
     """The triples as people decided: order and texts corrected, `verified_by` filled, rejected ones left out.
 
     The last word of each person counts. People who do not agree on the order of a triple leave it unverified and as
-    it was, and so do edits that differ; both are reported, as are decisions about texts that are not there any more.
+    it was, and so do edits that differ or make two answers the same; all are reported, as are decisions about texts
+    that are not there any more.
     Who edits a text has verified the new one.
     """
     by_text: dict[str, list[Decision]] = {}
@@ -155,7 +164,11 @@ def apply_decisions(triples: Sequence[Triple], decisions: Sequence[Decision]) ->
             problems.append(Problem(cause="conflict", id=triple.id, used=True, detail=people))
             kept.append(triple)
         else:
-            kept.append(_decided(triple, about) if about else triple)
+            decided = _decided(triple, about) if about else triple
+            if about and len({decided.answer(rank) for rank in RANKS}) < len(RANKS):
+                problems.append(Problem(cause="same_answer", id=triple.id, used=True))
+                decided = triple
+            kept.append(decided)
     problems += [
         Problem(cause="stale", id=decision.id, detail=f"{decision.by}, {decision.at}")
         for of, about in by_text.items()
@@ -170,6 +183,7 @@ def _decided(triple: Triple, about: Sequence[Decision]) -> Triple:
     texts = {rank: edits.get(rank, triple.answer(rank)) for rank in RANKS}
     origins = {rank: getattr(triple, f"{rank}_origin") for rank in RANKS}
     moved = dict(zip(RANKS, about[0].order, strict=True))
+    now = {source: rank for rank, source in moved.items()}
     # Who saw the text before an edit has not verified what it became.
     sure = [decision.by for decision in about if not edits or decision.edits]
     return triple.model_copy(
@@ -177,6 +191,11 @@ def _decided(triple: Triple, about: Sequence[Decision]) -> Triple:
             "text": edits.get("text", triple.text),
             **{str(rank): texts[source] for rank, source in moved.items()},
             **{f"{rank}_origin": origins[source] for rank, source in moved.items()},
+            "pair_meta": {
+                pair_name(*sorted((now[one], now[other]), key=RANKS.index)): triple.pair_meta[pair_name(one, other)]
+                for one, other in PAIRS
+                if pair_name(one, other) in triple.pair_meta
+            },
             "verified_by": tuple(dict.fromkeys((*(() if edits else triple.verified_by), *sure))),
         }
     )

@@ -37,14 +37,14 @@ def write(records: Iterable[Prompt | Pair], file: Path, *, force: bool = False) 
     return len(listed)
 
 
-def check_target(file: Path, *, force: bool) -> None:
+def check_target(file: Path, *, force: bool, forms: Sequence[str] = FORMS) -> None:
     """Refuse a file that cannot be written, before the work whose outcome it would hold.
 
     Raises:
         InputError: it exists and `force` is false, its suffix is of no known form, or its folder is not there.
     """
-    if file.suffix.lower() not in FORMS:
-        raise DataError("data.unknown_form", file=file, known=", ".join(FORMS))
+    if file.suffix.lower() not in forms:
+        raise DataError("data.unknown_form", file=file, known=", ".join(forms))
     if file.exists() and not force:
         raise InputError("data.exists", file=file)
     if not file.absolute().parent.is_dir():
@@ -64,7 +64,7 @@ def _fields(record: BaseModel, names: Sequence[str]) -> dict[str, Any]:
 
 
 def write_rows(rows: Sequence[dict[str, Any]], file: Path) -> None:
-    """Write rows as the suffix says, beside the target first and then renamed.
+    """Write rows as the suffix says, whole or not at all.
 
     Raises:
         StoreError: the file cannot be written.
@@ -76,6 +76,15 @@ def write_rows(rows: Sequence[dict[str, Any]], file: Path) -> None:
         data = _csv(rows, "\t" if suffix == ".tsv" else ",")
     else:
         data = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+    write_whole(data, file)
+
+
+def write_whole(data: bytes, file: Path) -> None:
+    """Write bytes beside the target first and then rename.
+
+    Raises:
+        StoreError: the file cannot be written.
+    """
     temporary = Path()
     try:
         handle, name = tempfile.mkstemp(dir=file.absolute().parent, prefix=f".{file.name}.")
@@ -96,7 +105,8 @@ def _columns(rows: Sequence[dict[str, Any]]) -> list[str]:
 
 def _csv(rows: Sequence[dict[str, Any]], delimiter: str) -> bytes:
     out = io.StringIO()
-    writer = csv.writer(out, delimiter=delimiter, lineterminator="\n")
+    # With this line end a cell that holds either of its characters is quoted.
+    writer = csv.writer(out, delimiter=delimiter, lineterminator="\r\n")
     columns = _columns(rows)
     writer.writerow(columns)
     for row in rows:

@@ -11,7 +11,7 @@ from rich.text import Text
 from eco_eval.triples.check import Finding, Leak
 from eco_eval.ui.texts import Texts
 
-_SHARES = ("implicit", "spread", "length", "eco_words", "bag_of_words", "similarity")
+_SHARES = ("implicit", "spread", "length", "eco_words", "bag_of_words", "word_pieces", "similarity")
 
 
 def print_counts(counts: Mapping[str, Mapping[str, tuple[int, int]]], t: Texts) -> None:

@@ -64,12 +64,12 @@ def build_page(triples: Sequence[Triple], log: Path, t: Texts, by: str = "") -> 
 
         page.load(begin, person, fields, api_visibility="private")
         person.submit(begin, person, fields, api_visibility="private")
-        back.click(turn(-1), [place, person], fields, api_visibility="private")
-        forth.click(turn(1), [place, person], fields, api_visibility="private")
         given = [place, person, order, reason, *texts]
-        save.click(keep, given, fields, api_visibility="private")
-        reject.click(refuse, given, fields, api_visibility="private")
-        reason.submit(refuse, given, fields, api_visibility="private")
+        turns = [(back.click, turn(-1), [place, person]), (forth.click, turn(1), [place, person])]
+        decisions = [(save.click, keep, given), (reject.click, refuse, given), (reason.submit, refuse, given)]
+        for event, action, inputs in (*turns, *decisions):
+            done = event(action, inputs, fields, api_visibility="private")
+            done.then(None, js="() => { document.activeElement.blur(); window.scrollTo(0, 0); }")
     return page
 
 
@@ -119,10 +119,11 @@ def act(
     Args:
         reason: why it is rejected; empty for a decision on its order.
     """
-    if not by.strip():
-        return view(triples, log, at, by, t, _warning(t("verify.no_name")))
-    if reason and not reason.strip():
-        return view(triples, log, at, by, t, _warning(t("verify.no_reason")))
+    missing = "no_name" if not by.strip() else "no_reason" if reason and not reason.strip() else None
+    if missing is not None:
+        # What was typed stays in its fields.
+        shown = view(triples, log, at, by, t, _warning(t(f"verify.{missing}")))[:3]
+        return [*shown, chosen, reason.strip(), *edited]
     edits = {} if reason else dict(zip(("text", *RANKS), edited, strict=True))
     order = RANKS if reason else ORDERS[chosen]
     append(decide(triples[at], by, order=order, edits=edits, reject=bool(reason), reason=reason), log)
