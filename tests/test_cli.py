@@ -273,6 +273,8 @@ def test_ctrl_c_ends_with_one_line_and_the_same_command_goes_on(
         stderr=subprocess.PIPE,
         text=True,
         env=environment(home),
+        # A runner in the background ignores Ctrl-C, and its children would too.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert Asked.event.wait(60)
     process.send_signal(signal.SIGINT)

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 from sklearn.metrics import cohen_kappa_score
 
-from eco_eval import stats
-from eco_eval.stats import clustered_mean, dirichlet_mean, mean_of_classes, mean_of_shares, weighted_kappa
+from eco_eval.stats import clustered_mean, dirichlet_mean, intervals, mean_of_classes, mean_of_shares, weighted_kappa
 from eco_eval.types import Estimate
 
 POINTS = (1.0, 0.5, 0.0)
@@ -205,7 +204,7 @@ def graded_covered(count: int, shares: Sequence[float], points: Sequence[float] 
 @pytest.fixture
 def _few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     """Enough for the ends of an interval to a hundredth of its width."""
-    monkeypatch.setattr(stats, "_DRAWS", 4000)
+    monkeypatch.setattr(intervals, "_DRAWS", 4000)
 
 
 @pytest.mark.usefixtures("_few_draws")

@@ -1,4 +1,4 @@
-"""Numbers in, numbers out: the statistics behind every interval.
+"""Intervals of means and shares.
 
 Values are on 0 to 1 here; scoring multiplies by 100. Groups are prompts with their paraphrases and translations:
 observations of one group are not independent, so groups, not prompts, are what an interval counts.
@@ -40,7 +40,7 @@ def clustered_mean(values: Sequence[float] | Floats, groups: Sequence[str]) -> E
     from scipy import stats as scipy_stats
 
     x = np.asarray(values, dtype=float)
-    member, g = _members(groups)
+    member, g = members(groups)
     if g < 2:
         raise ValueError("A clustered interval needs at least two groups.")
     mean = float(x.mean())
@@ -73,7 +73,7 @@ def dirichlet_mean(
     """
     weights = np.asarray(shares_of, dtype=float)
     worth = np.asarray(points, dtype=float)
-    member, count = _members(groups)
+    member, count = members(groups)
     independent = len(weights) ** 2 / np.sum(np.bincount(member) ** 2)
     posterior = weights.mean(axis=0) * independent + 0.5
     low, high = _posterior_interval(posterior, worth)
@@ -140,34 +140,14 @@ def mean_of_classes(
     return mean_of_shares(np.eye(len(points))[np.asarray(classes, dtype=int)], groups, points)
 
 
-def weighted_kappa(truth: Sequence[int], said: Sequence[int], classes: int = 3) -> float:
-    """Cohen's κ with quadratic weights: 1 − Σ w·O / Σ w·E, w = (a − b)².
-
-    Source: Cohen 1968. Returns 0 when one side never varies and there is disagreement (the expected and observed
-    disagreement are then equal), 1 when there is none at all.
-
-    Args:
-        truth: shape (n,), class index 0 to `classes` − 1.
-        said: shape (n,), likewise.
-    """
-    observed = np.zeros((classes, classes))
-    np.add.at(observed, (np.asarray(truth, dtype=int), np.asarray(said, dtype=int)), 1.0)
-    observed /= observed.sum()
-    expected = np.outer(observed.sum(axis=1), observed.sum(axis=0))
-    gap = np.subtract.outer(np.arange(classes), np.arange(classes)) ** 2
-    missed = float((gap * observed).sum())
-    by_chance = float((gap * expected).sum())
-    return 1.0 - missed / by_chance if by_chance else 1.0
-
-
-def _members(groups: Sequence[str]) -> tuple[npt.NDArray[np.intp], int]:
+def members(groups: Sequence[str]) -> tuple[npt.NDArray[np.intp], int]:
     """The group number of each observation, and how many groups there are."""
     names, member = np.unique(np.asarray(groups, dtype=object).astype(str), return_inverse=True)
     return member, len(names)
 
 
 def _central_limit_holds(values: Floats, groups: Sequence[str]) -> bool:
-    member, count = _members(groups)
+    member, count = members(groups)
     sums = np.bincount(member, weights=values - values.mean())
     spread = float(np.mean(sums**2))
     if count < FEW_GROUPS or spread < 1e-12:
