@@ -571,7 +571,7 @@ def test_a_killed_parent_takes_the_whole_group_with_it(tiny: Path) -> None:
     assert len(members) >= 3
     parent.kill()
     parent.wait()
-    assert wait_until(lambda: not members & processes().keys(), 15)
+    assert wait_until(lambda: not members & processes().keys(), 30)
 
 
 @pytest.mark.vllm
