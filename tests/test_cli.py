@@ -324,6 +324,6 @@ def test_a_csv_from_a_spreadsheet_runs(run: Run, own: Path, tiny_model: Path, tm
     file = tmp_path / "peticiones.csv"
     rows = "Pregunta;Nota\r\n¿Qué ceno hoy?;uno\r\n«¿Y el río?»;dos\r\n"
     file.write_bytes(b"\xef\xbb\xbf" + rows.encode())
-    done = run("evaluate", tiny_model, "--instrument", own, "--prompts", file, "--json")
+    done = run("evaluate", tiny_model, "--instrument", own, "--prompts", file, "--limit", 2, "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["score"]["counts"]["asked"] == 2
