@@ -3,7 +3,24 @@
 Values are on 0 to 1 here; scoring multiplies by 100.
 """
 
-from eco_eval.stats.agreement import weighted_kappa
+from eco_eval.stats.agreement import (
+    best_constant,
+    calibration,
+    confusion,
+    gwet_ac2,
+    kappa_estimate,
+    ordinal_alpha,
+    triple_order,
+    weighted_kappa,
+)
+from eco_eval.stats.comparison import (
+    by_part,
+    holm,
+    outcome_table,
+    paired_difference,
+    rank_intervals,
+    win_rate,
+)
 from eco_eval.stats.intervals import (
     FEW_GROUPS,
     LEVEL,
@@ -16,9 +33,22 @@ from eco_eval.stats.intervals import (
 __all__ = [
     "FEW_GROUPS",
     "LEVEL",
+    "best_constant",
+    "by_part",
+    "calibration",
     "clustered_mean",
+    "confusion",
     "dirichlet_mean",
+    "gwet_ac2",
+    "holm",
+    "kappa_estimate",
     "mean_of_classes",
     "mean_of_shares",
+    "ordinal_alpha",
+    "outcome_table",
+    "paired_difference",
+    "rank_intervals",
+    "triple_order",
     "weighted_kappa",
+    "win_rate",
 ]
