@@ -15,9 +15,10 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from eco_eval.anchors import anchor_sheets
 from eco_eval.instrument import Instrument, load_instrument
 from eco_eval.judging import judge, judgements_path
-from eco_eval.pipeline import anchor_sheets, open_engines, resolve_judge, submit
+from eco_eval.pipeline import open_engines, resolve_judge, submit
 from eco_eval.scoring import expected_points
 from eco_eval.settings import Settings
 from eco_eval.store import LocalStore

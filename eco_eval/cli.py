@@ -34,6 +34,7 @@ def build_app(settings: Settings, t: Texts) -> typer.Typer:
     app = typer.Typer(help=t("cli.help"), no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
     _add_evaluate(app, settings, t)
     _add_again(app, settings, t)
+    _add_audit(app, settings, t)
     _add_reading(app, settings, t)
     _add_rest(app, settings, t)
     app.add_typer(build_data_app(settings, t), name="data")
@@ -134,6 +135,41 @@ def _add_again(app: typer.Typer, settings: Settings, t: Texts) -> None:
 
     command("judge")
     command("score")
+
+
+def _add_audit(app: typer.Typer, settings: Settings, t: Texts) -> None:
+    @app.command(help=t("cli.audit.help"))
+    def audit(
+        judge: Annotated[str | None, typer.Argument(help=t("cli.audit.judge"))] = None,
+        instrument: Annotated[str, typer.Option(help=t("cli.opt.instrument"))] = DEFAULT_INSTRUMENT,
+        judge_engine: Annotated[str | None, typer.Option(help=t("cli.opt.judge_engine"))] = None,
+        judge_url: Annotated[str | None, typer.Option(help=t("cli.opt.judge_url"))] = None,
+        gold: Annotated[str | None, typer.Option(help=t("cli.audit.gold"))] = None,
+        limit: Annotated[int | None, typer.Option(min=1, help=t("cli.opt.limit"))] = None,
+        as_json: Annotated[bool, typer.Option("--json", help=t("cli.opt.json"))] = False,
+    ) -> None:
+        from eco_eval.audit import audit as audited
+        from eco_eval.pipeline import open_engines, submit
+        from eco_eval.ui.card import keep_pages, print_card
+
+        measure, judge_ref = _instrument(
+            settings, instrument, judge_model=judge, judge_engine=judge_engine, judge_url=judge_url, limit=limit
+        )
+        if gold is not None:
+            from eco_eval.data_desk import Desk
+
+            measure = measure.with_gold(Desk(settings, t).triples(gold), f"gold={Path(gold).name}")
+        # An audit needs no candidate: the judge stands for one that is never asked.
+        engines = open_engines(submit(judge_ref, measure), measure, judge_ref, settings, judge_url=judge_url)
+        with stage_bars(t, judge_ref.name) as progress:
+            card = audited(measure, engines.judge, local_store(settings), progress)
+        pages = keep_pages(card, measure, local_store(settings), t)
+        if as_json:
+            print(card.model_dump_json(indent=1))
+            return
+        print_card(card, t)
+        for path in pages:
+            print(t("cli.audit.kept", path=settings.data_dir / path))
 
 
 def _refusing(error: InputError) -> Any:

@@ -61,6 +61,18 @@ class ScoreSpec(Record):
     max_ungraded: float = Field(ge=0, lt=1)
 
 
+class GateSpec(Record):
+    """What a judge must reach, with the worse end of each 95 % interval, before its results may be published.
+
+    min_order: P(best > worst) on gold triples, 0 to 100. min_kappa: quadratic-weighted κ with the grades their roles
+    suggest. max_false_good: largest share of any attack's answers called good, 0 to 100.
+    """
+
+    min_order: float = Field(ge=0, le=100)
+    min_kappa: float = Field(ge=-1, le=1)
+    max_false_good: float = Field(ge=0, le=100)
+
+
 class InstrumentFile(Record):
     """What the TOML file of an instrument says."""
 
@@ -70,6 +82,7 @@ class InstrumentFile(Record):
     answer: AnswerSpec
     judge: JudgeSpec
     score: ScoreSpec
+    gate: GateSpec | None = None
 
 
 class Instrument(InstrumentFile):
@@ -129,6 +142,10 @@ class Instrument(InstrumentFile):
         """The same instrument over its first prompts only, judge's gold prompts included."""
         short = self.asking(self.asked[:count], f"limit={count}")
         return short.model_copy(update={"gold": self.gold[:count]})
+
+    def with_gold(self, gold: tuple[Prompt, ...], how: str) -> Instrument:
+        """The same instrument, its judge measured on other gold triples."""
+        return self.model_copy(update={"gold": gold, "altered": (*self.altered, how)})
 
     def judged_by(self, how: str, **fields: object) -> Instrument:
         """The same instrument with fields of its judge changed."""

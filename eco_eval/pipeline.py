@@ -17,11 +17,13 @@ from pathlib import Path
 from typing import Literal
 
 from eco_eval import __version__, scoring
+from eco_eval.anchors import anchor_sheets
 from eco_eval.answering import answer, answers_path
 from eco_eval.candidates import resolve
 from eco_eval.engines import EngineName, OpenEngine, open_engine
 from eco_eval.errors import InputError, StoreError, TooManyUngraded
 from eco_eval.instrument import Instrument
+from eco_eval.judge_card import is_cleared
 from eco_eval.judging import Sheet, judge, judgements_path
 from eco_eval.settings import Settings
 from eco_eval.store import Store, Table
@@ -91,7 +93,7 @@ def evaluate(
     judgements, judged_by = judge(sheets, places, instrument, engines.judge, store, progress)
     clock.lap("judge")
     agreement = judge_agreement(anchors, judgements)
-    made = _Made(instrument, agreement, judged_by, clock)
+    made = _Made(instrument, agreement, judged_by, is_cleared(instrument, store), clock)
     for anchor, verdicts in zip(anchors, judgements, strict=False):
         _keep_anchor(made, anchor, verdicts, store)
     result = made.result(submission, sheet, judgements[-1], candidate, place)
@@ -195,20 +197,6 @@ def read_result(store: Store, result_id: str) -> Result | None:
         raise StoreError("store.corrupt", path=path, reason=type(error).__name__) from error
 
 
-def anchor_sheets(instrument: Instrument) -> list[Sheet]:
-    """Answers whose grade is known beforehand, for the judge to be seen against: gold and constant."""
-    sheets = []
-    triples = tuple(p for p in instrument.gold if p.best and p.ambivalent and p.worst)
-    for role in ("best", "ambivalent", "worst"):
-        if triples:
-            answers = tuple(Answer(prompt_id=p.id, prompt=p.text, text=getattr(p, role)) for p in triples)
-            sheets.append(_anchor(role, instrument.base, triples, answers))
-    constant = instrument.rubric.phrases[instrument.lang].constant
-    same = tuple(Answer(prompt_id=p.id, prompt=p.text, text=constant) for p in instrument.asked)
-    sheets.append(_anchor("constant", instrument, instrument.asked, same))
-    return sheets
-
-
 def anchor_submission(instrument: Instrument, sheet: Sheet) -> Submission:
     """The submission an anchor's sheet stands for."""
     asks = instrument if sheet.prompts == instrument.asked else instrument.base
@@ -222,11 +210,6 @@ def judge_agreement(anchors: Sequence[Sheet], judgements: Sequence[Sequence[Judg
     best, middle, worst = judgements[:3]
     prompts = anchors[0].prompts
     return scoring.agreement(list(zip(best, middle, worst, strict=True)), [p.group for p in prompts])
-
-
-def _anchor(role: str, instrument: Instrument, prompts: tuple[Prompt, ...], answers: tuple[Answer, ...]) -> Sheet:
-    key = digest([instrument.asked_digest, [a.text for a in answers]])[:40]
-    return Sheet(model=f"anchor-{role}", key=key, prompts=prompts, answers=answers)
 
 
 def _sheet(submission: Submission, prompts: Sequence[Prompt], answers: Sequence[Answer]) -> Sheet:
@@ -243,6 +226,7 @@ class _Made:
     instrument: Instrument
     agreement: Agreement | None
     judged_by: EngineInfo | None
+    cleared: bool
     clock: _Clock
 
     def result(
@@ -261,7 +245,7 @@ class _Made:
             agreement=self.agreement,
             stand_in_judge=self.instrument.judge.stand_in,
             # Only weights on the Hub can be fetched and checked by others.
-            publishable=self.instrument.publishable and subject.model.source == "hub",
+            publishable=self.cleared and self.instrument.publishable and subject.model.source == "hub",
             is_anchor=is_anchor,
             attribution=self.instrument.attribution,
             answers_path=answers_path(subject),

@@ -28,6 +28,7 @@ from eco_eval.stats.intervals import (
     dirichlet_mean,
     mean_of_classes,
     mean_of_shares,
+    wilson,
 )
 
 __all__ = [
@@ -50,5 +51,6 @@ __all__ = [
     "rank_intervals",
     "triple_order",
     "weighted_kappa",
+    "wilson",
     "win_rate",
 ]

@@ -140,6 +140,29 @@ def mean_of_classes(
     return mean_of_shares(np.eye(len(points))[np.asarray(classes, dtype=int)], groups, points)
 
 
+def wilson(successes: int, n: int) -> Estimate:
+    """Share of successes with the Wilson score interval: [p̂ + z²/2n ± z√(p̂(1−p̂)/n + z²/4n²)] / (1 + z²/n).
+
+    For a share of independent trials; it has width when none or all succeed. Source: Wilson 1927, JASA 22:209.
+
+    Args:
+        successes: 0 to n.
+        n: how many trials; each is a group of its own.
+
+    Raises:
+        ValueError: no trial, or successes outside 0 to n.
+    """
+    from scipy.special import ndtri
+
+    if n < 1 or not 0 <= successes <= n:
+        raise ValueError("A share needs at least one trial, and between none and all of them successes.")
+    share, z = successes / n, float(ndtri(0.5 + LEVEL / 2))
+    centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z * float(np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))) / (1 + z**2 / n)
+    low, high = max(0.0, min(centre - half, share)), min(1.0, max(centre + half, share))
+    return Estimate(value=share, low=low, high=high, n=n, groups=n, method="wilson")
+
+
 def members(groups: Sequence[str]) -> tuple[npt.NDArray[np.intp], int]:
     """The group number of each observation, and how many groups there are."""
     names, member = np.unique(np.asarray(groups, dtype=object).astype(str), return_inverse=True)

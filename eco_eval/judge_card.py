@@ -1,0 +1,102 @@
+"""What is known of a judge: its measured agreement, what fools it, and whether that is enough to publish."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from eco_eval.errors import StoreError
+from eco_eval.instrument import Instrument
+from eco_eval.store import Store
+from eco_eval.types import EngineInfo, Estimate, Record
+
+
+class Bin(Record):
+    """One bin of the calibration curve: mean soft grade, mean points deserved, and how many answers."""
+
+    said: float
+    deserved: float
+    n: int
+
+
+class Drift(Record):
+    """How verdicts on the same gold answers changed since another card.
+
+    changed: share of answers with another grade. shift: mean change in points, 0 to 100.
+    """
+
+    since: str
+    n: int
+    changed: float
+    shift: float
+
+
+class Check(Record):
+    """One demand of the instrument's gate, and whether the judge meets it with the worse end of its interval."""
+
+    name: str
+    limit: float
+    value: float | None
+    passed: bool
+
+
+class JudgeCard(Record):
+    """An audit of a judge. Shares are on 0 to 100, coefficients on −1 to 1.
+
+    confusion: counts, rows the grade an answer's role suggests (good, regular, bad), columns the grade given.
+    agreement: `order` (P(best > worst), ties ½), `strict` (whole triples in order), `exact`, `kappa` (quadratic
+        weights), `alpha` (ordinal Krippendorff), `ac2` (Gwet); None where a coefficient is undefined.
+    baselines: by way (`constant`, `length`, `eco_words`), the same `exact` and `order` for something that cannot read.
+    parts: `order` by code, kind, variety and length of the best answer.
+    attacks: share of answers called good, by attack, with Wilson's interval; every one of them should be 0.
+    kept: share of answers whose grade stayed, for attacks that should change nothing.
+    grades: by triple, the letters of the grades given to best, ambivalent and worst (`g`, `r`, `b`; `-` for none).
+    """
+
+    instrument: str
+    judge: EngineInfo | None
+    revision: str
+    stand_in: bool
+    judging_digest: str
+    gold_digest: str
+    made_at: str
+    triples: int
+    ungraded: int
+    confusion: tuple[tuple[int, int, int], ...]
+    agreement: dict[str, Estimate | None]
+    baselines: dict[str, dict[str, float]]
+    parts: dict[str, dict[str, Estimate]]
+    calibration: tuple[Bin, ...]
+    calibration_error: float | None
+    attacks: dict[str, Estimate]
+    kept: dict[str, Estimate]
+    grades: dict[str, str]
+    drift: Drift | None
+    gate: tuple[Check, ...]
+    verdict: Literal["passed", "failed", "no_gate"]
+
+
+def card_path(instrument: Instrument) -> str:
+    """Where the card of an instrument's judge is kept: by what a verdict depends on."""
+    return f"audits/judges/{instrument.judging_digest[:16]}.json"
+
+
+def read_card(instrument: Instrument, store: Store) -> JudgeCard | None:
+    """The card of the instrument's judge at exactly these weights and this rubric, if it was audited.
+
+    Raises:
+        StoreError: it is there and cannot be read.
+    """
+    path = card_path(instrument)
+    found = store.read(path)
+    if found is None:
+        return None
+    try:
+        return JudgeCard.model_validate_json(found[0])
+    except ValueError as error:
+        raise StoreError("store.corrupt", path=path, reason=type(error).__name__) from error
+
+
+def is_cleared(instrument: Instrument, store: Store) -> bool:
+    """Whether the judge was audited as it is and met the instrument's gate."""
+    card = read_card(instrument, store)
+    return card is not None and card.verdict == "passed"
