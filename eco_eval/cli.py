@@ -35,6 +35,7 @@ def build_app(settings: Settings, t: Texts) -> typer.Typer:
     _add_evaluate(app, settings, t)
     _add_again(app, settings, t)
     _add_audit(app, settings, t)
+    _add_compare(app, settings, t)
     _add_reading(app, settings, t)
     _add_rest(app, settings, t)
     app.add_typer(build_data_app(settings, t), name="data")
@@ -135,6 +136,33 @@ def _add_again(app: typer.Typer, settings: Settings, t: Texts) -> None:
 
     command("judge")
     command("score")
+
+
+def _add_compare(app: typer.Typer, settings: Settings, t: Texts) -> None:
+    @app.command(help=t("cli.compare.help"))
+    def compare(
+        a: Annotated[str, typer.Argument(help=t("cli.opt.result"))],
+        b: Annotated[str, typer.Argument(help=t("cli.opt.result"))],
+        plot: Annotated[Path | None, typer.Option(help=t("cli.compare.plot"))] = None,
+        as_json: Annotated[bool, typer.Option("--json", help=t("cli.opt.json"))] = False,
+    ) -> None:
+        from eco_eval.compare import compare as compared
+        from eco_eval.instrument import load_instrument
+        from eco_eval.ui.versus import forest, print_comparison
+
+        if plot is not None and plot.exists():
+            raise InputError("cli.exists", file=plot)
+        first, second = _one_result(a, settings), _one_result(b, settings)
+        name = first.submission.instrument.partition(" ")[0]
+        prompts = {prompt.id: prompt for prompt in load_instrument(name, built=settings.prompts_dir).asked}
+        found = compared(local_store(settings), first, second, prompts)
+        if as_json:
+            print(found.model_dump_json(indent=1))
+        else:
+            print_comparison(found, t)
+        if plot is not None:
+            plot.write_text(forest(found, t), encoding="utf-8")
+            print(t("data.plotted", file=plot), file=sys.stderr)
 
 
 def _add_audit(app: typer.Typer, settings: Settings, t: Texts) -> None:
