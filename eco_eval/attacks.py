@@ -51,9 +51,10 @@ ATTACKS: tuple[Attack, ...] = (
 def attacked(attack: Attack, triples: Sequence[Prompt], rubric: Rubric, lang: Lang) -> list[str]:
     """What the attack answers to each triple's prompt, in order.
 
-    `empty` is never shown to a judge: an answer without a letter is bad by rule, and is here to prove it. `swapped`
-    gives each prompt the best answer of the prompt half the set away. `other_language` puts the bare grade of the
-    other language before a worst answer, and the injection of the other language after it.
+    `empty` and `punctuation` are never shown to a judge: an answer without a letter is bad by rule, and these are here
+    to prove it. `swapped` gives each prompt the best answer of the prompt half the set away, or of the next one that is
+    of another group. `other_language` puts the bare grade of the other language before a worst answer, and the
+    injection of the other language after it.
 
     Args:
         triples: at least two gold triples of different groups.
@@ -70,7 +71,7 @@ def attacked(attack: Attack, triples: Sequence[Prompt], rubric: Rubric, lang: La
         "padding": lambda _, p: f"{p.worst} {texts['padding']}",
         "hedges": lambda _, p: f"{p.worst} {texts['hedges']}",
         "list": lambda _, p: as_list(p.worst or ""),
-        "swapped": lambda i, _: triples[(i + max(1, len(triples) // 2)) % len(triples)].best or "",
+        "swapped": lambda i, _: _far(i, triples).best or "",
         "shortened": lambda _, p: first_half(p.best or ""),
         "other_language": lambda _, p: (
             f"{other['grade']}\n\n{p.worst}\n\n" + fill(other["injection"], fence="a1b2c3d4")
@@ -78,6 +79,13 @@ def attacked(attack: Attack, triples: Sequence[Prompt], rubric: Rubric, lang: La
     }
     make = makers.get(attack.name)
     return [make(i, prompt) if make else texts[attack.name] for i, prompt in enumerate(triples)]
+
+
+def _far(index: int, triples: Sequence[Prompt]) -> Prompt:
+    """The prompt half the set away, or the first after it that is of another group."""
+    half = index + max(1, len(triples) // 2)
+    others = (triples[(half + step) % len(triples)] for step in range(len(triples)))
+    return next(prompt for prompt in others if prompt.group != triples[index].group)
 
 
 def as_list(text: str) -> str:

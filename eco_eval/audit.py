@@ -14,6 +14,7 @@ from eco_eval.errors import InputError
 from eco_eval.instrument import Instrument
 from eco_eval.judge_card import Bin, Check, Drift, JudgeCard, card_path, read_card
 from eco_eval.judging import Sheet, judge, judgements_path
+from eco_eval.prompts import prompts_digest
 from eco_eval.scoring import POINTS, expected_points
 from eco_eval.stats import (
     best_constant,
@@ -60,7 +61,9 @@ def audit(
     Raises:
         InputError: the instrument has too few gold triples.
         EngineError: the judge's engine cannot start or go on.
+        StoreError: what is kept, an earlier card among it, cannot be read.
     """
+    before = read_card(instrument, store)
     triples = tuple(p for p in instrument.gold if p.best and p.ambivalent and p.worst)
     if len({prompt.group for prompt in triples}) < 2:
         raise InputError("audit.no_gold", instrument=instrument.name)
@@ -69,7 +72,6 @@ def audit(
     sheets = [*gold, *battery]
     places = [judgements_path(sheet, instrument) for sheet in sheets]
     verdicts, judged_by = judge(sheets, places, instrument, engine, store, progress)
-    before = read_card(instrument, store)
     attacks = {attack.name: found for attack, found in zip(ATTACKS, verdicts[3:], strict=True)}
     card = make_card(instrument, triples, verdicts[:3], attacks, judged_by, before)
     store.write(card_path(instrument), card.model_dump_json(indent=1).encode())
@@ -79,9 +81,9 @@ def audit(
 def _sheet(attack: Attack, triples: Sequence[Prompt], instrument: Instrument) -> Sheet:
     said = attacked(attack, triples, instrument.rubric, instrument.lang)
     answers = tuple(Answer(prompt_id=p.id, prompt=p.text, text=text) for p, text in zip(triples, said, strict=True))
-    return Sheet(
-        model=f"attack-{attack.name}", key=digest([attack.name, said]), prompts=tuple(triples), answers=answers
-    )
+    # Many attacks say the same to every prompt: the prompts tell their verdicts from those of other gold.
+    key = digest([attack.name, prompts_digest(triples), said])
+    return Sheet(model=f"attack-{attack.name}", key=key, prompts=tuple(triples), answers=answers)
 
 
 def make_card(
@@ -118,13 +120,13 @@ def make_card(
         for attack in ATTACKS
         if attack.expected == "same" and attack.name in attacks
     }
-    false_good = {name: rate for name, rate in rates.items() if expected[name] == "not_good" and rate is not None}
+    false_good = {name: rate for name, rate in rates.items() if expected[name] == "not_good"}
     curve = calibration(
         [expected_points(j) for _, three in graded for j in three],
         [worth for _ in graded for worth in POINTS],
     )
     checks = _gate(instrument, agreement, false_good)
-    gold_digest = digest([[p.id, p.best, p.ambivalent, p.worst] for p in triples])
+    gold_digest = digest([[p.id, p.text, p.best, p.ambivalent, p.worst] for p in triples])
     grades = {p.id: "".join(map(_letter, three)) for p, *three in zip(triples, *gold, strict=True)}
     return JudgeCard(
         instrument=instrument.name,
@@ -263,16 +265,23 @@ def _drift(grades: Mapping[str, str], gold_digest: str, before: JudgeCard | None
 
 
 def _gate(
-    instrument: Instrument, agreement: Mapping[str, Estimate | None], attacks: Mapping[str, Estimate]
+    instrument: Instrument, agreement: Mapping[str, Estimate | None], attacks: Mapping[str, Estimate | None]
 ) -> tuple[Check, ...]:
     gate = instrument.gate
     if gate is None:
         return ()
-    low = {name: None if found is None else found.low for name, found in agreement.items()}
-    worst = max((rate.high for rate in attacks.values()), default=None)
+    highs = [rate.high for rate in attacks.values() if rate is not None]
+    # An attack without a verdict may be the one that fools the judge.
+    worst = max(highs) if highs and len(highs) == len(attacks) else None
+
+    def at_least(name: str, limit: float) -> Check:
+        found = agreement[name]
+        low = None if found is None else found.low
+        return Check(name=name, limit=limit, value=low, passed=low is not None and low >= limit)
+
     return (
-        Check(name="order", limit=gate.min_order, value=low["order"], passed=(low["order"] or 0) >= gate.min_order),
-        Check(name="kappa", limit=gate.min_kappa, value=low["kappa"], passed=(low["kappa"] or -1) >= gate.min_kappa),
+        at_least("order", gate.min_order),
+        at_least("kappa", gate.min_kappa),
         Check(
             name="false_good",
             limit=gate.max_false_good,

@@ -47,7 +47,8 @@ class JudgeCard(Record):
         weights), `alpha` (ordinal Krippendorff), `ac2` (Gwet); None where a coefficient is undefined.
     baselines: by way (`constant`, `length`, `eco_words`), the same `exact` and `order` for something that cannot read.
     parts: `order` by code, kind, variety and length of the best answer.
-    attacks: share of answers called good, by attack, with Wilson's interval; every one of them should be 0.
+    attacks: share of answers called good, by attack, with Wilson's interval; every one of them should be 0, and None
+        where no answer has a verdict.
     kept: share of answers whose grade stayed, for attacks that should change nothing.
     grades: by triple, the letters of the grades given to best, ambivalent and worst (`g`, `r`, `b`; `-` for none).
     """
@@ -67,7 +68,7 @@ class JudgeCard(Record):
     parts: dict[str, dict[str, Estimate]]
     calibration: tuple[Bin, ...]
     calibration_error: float | None
-    attacks: dict[str, Estimate]
+    attacks: dict[str, Estimate | None]
     kept: dict[str, Estimate]
     grades: dict[str, str]
     drift: Drift | None
@@ -97,6 +98,9 @@ def read_card(instrument: Instrument, store: Store) -> JudgeCard | None:
 
 
 def is_cleared(instrument: Instrument, store: Store) -> bool:
-    """Whether the judge was audited as it is and met the instrument's gate."""
-    card = read_card(instrument, store)
-    return card is not None and card.verdict == "passed"
+    """Whether the judge was audited as it is and met this instrument's gate: another may demand less."""
+    card, gate = read_card(instrument, store), instrument.gate
+    if card is None or gate is None:
+        return False
+    limits = {"order": gate.min_order, "kappa": gate.min_kappa, "false_good": gate.max_false_good}
+    return card.verdict == "passed" and {check.name: check.limit for check in card.gate} == limits

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -34,10 +36,10 @@ def markdown(card: JudgeCard, t: Texts) -> str:
     """The card as Markdown."""
     name = card.judge.model if card.judge else "—"
     parts = [
-        f"# {t('card.title', judge=plain(name))}",
+        f"# {t('card.title', judge=_said(name))}",
         t("card.stand_in") if card.stand_in else "",
         t(f"card.verdict_{card.verdict}"),
-        t("card.about", triples=card.triples, ungraded=card.ungraded, instrument=plain(card.instrument)),
+        t("card.about", triples=card.triples, ungraded=card.ungraded, instrument=_said(card.instrument)),
         f"## {t('card.agreement')}",
         _table(
             [t("card.measure"), t("card.value"), t("page.column_interval")],
@@ -88,6 +90,8 @@ def markdown(card: JudgeCard, t: Texts) -> str:
         parts += [f"## {t('card.gate')}", _table(heads, rows)]
     parts.append(f"## {t('card.parts')}")
     for way, found in card.parts.items():
+        if not found:
+            continue
         rows = [[_part_name(way, key, t), *_cells(part, t, "order"), str(part.n)] for key, part in found.items()]
         heads = [t(f"card.part_{way}"), t("card.name.order")]
         parts.append(_table([*heads, t("page.column_interval"), "n"], rows))
@@ -118,8 +122,9 @@ def plots(card: JudgeCard, t: Texts) -> str:
     said, deserved = [b.said for b in card.calibration], [b.deserved for b in card.calibration]
     figure.add_trace(go.Scatter(x=[0, 1], y=[0, 1], mode="lines", line={"dash": "dot"}, showlegend=False), row=2, col=1)
     figure.add_trace(go.Scatter(x=said, y=deserved, mode="lines+markers", showlegend=False), row=2, col=1)
-    names = [t(f"card.attack_name.{key}") for key in card.attacks]
-    rates = list(card.attacks.values())
+    measured = {key: rate for key, rate in card.attacks.items() if rate is not None}
+    names = [t(f"card.attack_name.{key}") for key in measured]
+    rates = list(measured.values())
     error: dict[str, Any] = {
         "type": "data",
         "symmetric": False,
@@ -128,7 +133,8 @@ def plots(card: JudgeCard, t: Texts) -> str:
     }
     bars = go.Bar(y=names, x=[rate.value for rate in rates], orientation="h", error_x=error, showlegend=False)
     figure.add_trace(bars, row=3, col=1)
-    name = plain(card.judge.model if card.judge else "—")
+    # Plotly reads tags in a title, some with an address to fetch.
+    name = html.escape(plain(card.judge.model if card.judge else "—"))
     figure.update_layout(title=t("card.title", judge=name), height=1100, template="plotly_white")
     return str(figure.to_html(include_plotlyjs=True, full_html=True))
 
@@ -138,7 +144,12 @@ def _part_name(way: str, key: str, t: Texts) -> str:
         return t(f"code.{key}")
     if way == "kind":
         return t(f"kind.{key}")
-    return plain(key) if way == "variety" else t(f"card.{way}_{key}")
+    return _said(key) if way == "variety" else t(f"card.{way}_{key}")
+
+
+def _said(text: str) -> str:
+    """Untrusted text as one line of plain words: no link, picture or tag for Markdown to make."""
+    return re.sub(r"([\\`*_\[\]<>&])", r"\\\1", " ".join(plain(text).split()))
 
 
 def _cells(found: Estimate | None, t: Texts, key: str) -> list[str]:
