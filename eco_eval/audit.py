@@ -12,7 +12,7 @@ from eco_eval.attacks import ATTACKS, Attack, attacked
 from eco_eval.engines.base import OpenEngine
 from eco_eval.errors import InputError
 from eco_eval.instrument import Instrument
-from eco_eval.judge_card import Bin, Check, Drift, JudgeCard, card_path, read_card
+from eco_eval.judge_card import Bin, Check, Drift, JudgeCard, card_path, gold_digest, read_card
 from eco_eval.judging import Sheet, judge, judgements_path
 from eco_eval.prompts import prompts_digest
 from eco_eval.scoring import POINTS, expected_points
@@ -52,11 +52,18 @@ def audit(
     engine: OpenEngine,
     store: Store,
     progress: Progress = no_progress,
+    *,
+    again: bool = False,
 ) -> JudgeCard:
     """Have the instrument's judge grade its gold triples and the attack battery, and keep what that says of it.
 
     Verdicts are kept: an audit that was cut goes on where it stopped, and those on gold answers are the anchors' own.
-    The card replaces the one at the same digest, whose grades the drift is measured from.
+    The card replaces the earlier one of the same judge and gold. Its drift is what changed since that one: nothing,
+    unless the judge is asked again.
+
+    Args:
+        again: ask the judge anew for every verdict of the audit. Scores made from the old gold verdicts stay as they
+            are until they are judged again.
 
     Raises:
         InputError: the instrument has too few gold triples.
@@ -71,6 +78,8 @@ def audit(
     battery = [_sheet(attack, triples, instrument) for attack in ATTACKS]
     sheets = [*gold, *battery]
     places = [judgements_path(sheet, instrument) for sheet in sheets]
+    for place in places if again else ():
+        store.delete(place)
     verdicts, judged_by = judge(sheets, places, instrument, engine, store, progress)
     attacks = {attack.name: found for attack, found in zip(ATTACKS, verdicts[3:], strict=True)}
     card = make_card(instrument, triples, verdicts[:3], attacks, judged_by, before)
@@ -126,7 +135,6 @@ def make_card(
         [worth for _ in graded for worth in POINTS],
     )
     checks = _gate(instrument, agreement, false_good)
-    gold_digest = digest([[p.id, p.text, p.best, p.ambivalent, p.worst] for p in triples])
     grades = {p.id: "".join(map(_letter, three)) for p, *three in zip(triples, *gold, strict=True)}
     return JudgeCard(
         instrument=instrument.name,
@@ -134,7 +142,7 @@ def make_card(
         revision=instrument.judge_revision,
         stand_in=instrument.judge.stand_in,
         judging_digest=instrument.judging_digest,
-        gold_digest=gold_digest,
+        gold_digest=gold_digest(instrument),
         made_at=datetime.now(UTC).isoformat(timespec="seconds"),
         triples=len(triples),
         ungraded=sum(not isinstance(j, Graded) for verdicts in gold for j in verdicts),
@@ -147,7 +155,7 @@ def make_card(
         attacks=false_good,
         kept={name: share for name, share in kept.items() if share is not None},
         grades=grades,
-        drift=_drift(grades, gold_digest, before),
+        drift=_drift(grades, before),
         gate=checks,
         verdict="no_gate" if not checks else "passed" if all(check.passed for check in checks) else "failed",
     )
@@ -246,9 +254,9 @@ def _letter(judgement: Judgement) -> str:
     return judgement.grade.value[0] if isinstance(judgement, Graded) else "-"
 
 
-def _drift(grades: Mapping[str, str], gold_digest: str, before: JudgeCard | None) -> Drift | None:
-    """What changed since a card of the same gold answers."""
-    if before is None or before.gold_digest != gold_digest:
+def _drift(grades: Mapping[str, str], before: JudgeCard | None) -> Drift | None:
+    """What changed since a card of the same gold answers, which is kept at the same path."""
+    if before is None:
         return None
     worth = {"g": POINTS[0], "r": POINTS[1], "b": POINTS[2]}
     couples = [

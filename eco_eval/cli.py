@@ -173,6 +173,7 @@ def _add_audit(app: typer.Typer, settings: Settings, t: Texts) -> None:
         judge_engine: Annotated[str | None, typer.Option(help=t("cli.opt.judge_engine"))] = None,
         judge_url: Annotated[str | None, typer.Option(help=t("cli.opt.judge_url"))] = None,
         gold: Annotated[str | None, typer.Option(help=t("cli.audit.gold"))] = None,
+        again: Annotated[bool, typer.Option("--again", help=t("cli.audit.again"))] = False,
         limit: Annotated[int | None, typer.Option(min=1, help=t("cli.opt.limit"))] = None,
         as_json: Annotated[bool, typer.Option("--json", help=t("cli.opt.json"))] = False,
     ) -> None:
@@ -186,11 +187,12 @@ def _add_audit(app: typer.Typer, settings: Settings, t: Texts) -> None:
         if gold is not None:
             from eco_eval.data_desk import Desk
 
-            measure = measure.with_gold(Desk(settings, t).triples(gold), f"gold={Path(gold).name}")
+            triples = Desk(settings, t).triples(gold)
+            measure = measure.with_gold(triples[:limit], f"gold={Path(gold).name}")
         # An audit needs no candidate: the judge stands for one that is never asked.
         engines = open_engines(submit(judge_ref, measure), measure, judge_ref, settings, judge_url=judge_url)
         with stage_bars(t, judge_ref.name) as progress:
-            card = audited(measure, engines.judge, local_store(settings), progress)
+            card = audited(measure, engines.judge, local_store(settings), progress, again=again)
         pages = keep_pages(card, measure, local_store(settings), t)
         if as_json:
             print(card.model_dump_json(indent=1))

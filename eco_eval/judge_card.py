@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
+from eco_eval import attacks
 from eco_eval.errors import StoreError
 from eco_eval.instrument import Instrument
 from eco_eval.store import Store
-from eco_eval.types import EngineInfo, Estimate, Record
+from eco_eval.types import EngineInfo, Estimate, Record, digest
 
 
 class Bin(Record):
@@ -76,13 +77,19 @@ class JudgeCard(Record):
     verdict: Literal["passed", "failed", "no_gate"]
 
 
+def gold_digest(instrument: Instrument) -> str:
+    """What a judge is audited with: the gold triples and the attack battery."""
+    gold = [[p.id, p.text, p.best, p.ambivalent, p.worst] for p in instrument.gold]
+    return digest([gold, attacks.FILE.read_text(encoding="utf-8"), [attack.name for attack in attacks.ATTACKS]])
+
+
 def card_path(instrument: Instrument) -> str:
-    """Where the card of an instrument's judge is kept: by what a verdict depends on."""
-    return f"audits/judges/{instrument.judging_digest[:16]}.json"
+    """Where the card of an instrument's judge is kept: by what a verdict depends on, and what it was audited with."""
+    return f"audits/judges/{instrument.judging_digest[:16]}-{gold_digest(instrument)[:8]}.json"
 
 
 def read_card(instrument: Instrument, store: Store) -> JudgeCard | None:
-    """The card of the instrument's judge at exactly these weights and this rubric, if it was audited.
+    """The card of the instrument's judge at exactly these weights, rubric and gold, if it was audited.
 
     Raises:
         StoreError: it is there and cannot be read.

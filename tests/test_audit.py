@@ -250,9 +250,8 @@ def test_an_instrument_with_too_little_gold_is_refused_before_the_judge_is_opene
 
 def test_drift_is_measured_on_the_same_gold(few: Instrument, store: LocalStore) -> None:
     first = audit(few, Judge(roles(few)).opened, store)
-    forget_verdicts(store)
     stern: dict[Said, Verdict] = {read_as(p, p.best): REGULAR for p in few.gold}
-    second = audit(few, Judge(roles(few) | stern).opened, store)
+    second = audit(few, Judge(roles(few) | stern).opened, store, again=True)
     assert second.drift is not None
     assert (second.drift.since, second.drift.n) == (first.made_at, 15)
     assert second.drift.changed == pytest.approx(100 / 3)
