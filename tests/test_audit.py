@@ -108,11 +108,6 @@ def value(card: JudgeCard, measure: str) -> float:
     return found.value
 
 
-def forget_verdicts(store: LocalStore) -> None:
-    for path in store.list("judgements/"):
-        store.delete(path)
-
-
 @pytest.fixture(scope="session")
 def enough(demo: Instrument) -> Instrument:
     return demo.limited(ENOUGH)
