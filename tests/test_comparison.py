@@ -308,7 +308,7 @@ class TestRankIntervals:
         groups = names(scores.shape[1])
         before = rank_intervals(scores, groups)
         after = rank_intervals(np.vstack([scores, np.full(scores.shape[1], -1.0)]), groups)
-        assert after.critical >= before.critical
+        assert after.critical >= before.critical - 1e-12  # the last bit may differ
         assert not (after.better[:-1, :-1] & ~before.better).any()
         if (after.better[:-1, :-1] == before.better).all():
             assert (after.tier[:-1] == before.tier).all()

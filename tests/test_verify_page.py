@@ -82,7 +82,9 @@ def test_an_edit_is_kept_and_comes_back(browser: Any, page: tuple[str, Path]) ->
         status(tab, "Trío 2 de 4")
         tab.get_by_role("button", name="Anterior").click()
         status(tab, "Trío 1 de 4 · decididos por ti: 1 · lo confirmaste")
-        assert tab.locator("#verify-best textarea").input_value() == "Otra respuesta, mejor escrita."
+        tab.wait_for_function(
+            "document.querySelector('#verify-best textarea').value === 'Otra respuesta, mejor escrita.'"
+        )
     (decision,) = read_decisions(log)
     assert decision.edits == {"best": "Otra respuesta, mejor escrita."}
 
