@@ -177,10 +177,13 @@ def _add_audit(app: typer.Typer, settings: Settings, t: Texts) -> None:
         limit: Annotated[int | None, typer.Option(min=1, help=t("cli.opt.limit"))] = None,
         as_json: Annotated[bool, typer.Option("--json", help=t("cli.opt.json"))] = False,
     ) -> None:
+        from importlib import import_module
+
         from eco_eval.audit import audit as audited
         from eco_eval.pipeline import open_engines, submit
         from eco_eval.ui.card import keep_pages, print_card
 
+        import_module("plotly")  # if it is missing, that is said before the work and not after
         measure, judge_ref = _instrument(
             settings, instrument, judge_model=judge, judge_engine=judge_engine, judge_url=judge_url, limit=limit
         )
