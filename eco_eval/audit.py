@@ -62,8 +62,8 @@ def audit(
     unless the judge is asked again.
 
     Args:
-        again: ask the judge anew for every verdict of the audit. Scores made from the old gold verdicts stay as they
-            are until they are judged again.
+        again: ask the judge anew for every verdict. These are kept apart from those that scores were made from, and
+            are what later audits go by; one that was cut goes on where it stopped.
 
     Raises:
         InputError: the instrument has too few gold triples.
@@ -77,14 +77,22 @@ def audit(
     gold = anchor_sheets(instrument)[:3]
     battery = [_sheet(attack, triples, instrument) for attack in ATTACKS]
     sheets = [*gold, *battery]
-    places = [judgements_path(sheet, instrument) for sheet in sheets]
-    for place in places if again else ():
-        store.delete(place)
+    places = _places(sheets, instrument, store, again)
     verdicts, judged_by = judge(sheets, places, instrument, engine, store, progress)
     attacks = {attack.name: found for attack, found in zip(ATTACKS, verdicts[3:], strict=True)}
     card = make_card(instrument, triples, verdicts[:3], attacks, judged_by, before)
     store.write(card_path(instrument), card.model_dump_json(indent=1).encode())
     return card
+
+
+def _places(sheets: Sequence[Sheet], instrument: Instrument, store: Store, again: bool) -> list[str]:
+    """Where the audit's verdicts are kept: with those of scores, until the judge is asked anew."""
+    shared = [judgements_path(sheet, instrument) for sheet in sheets]
+    own = [path.replace(".parquet", ".audit.parquet") for path in shared]
+    for path in own if again else ():
+        store.delete(path)
+    begun = again or any(store.list(path.removesuffix(".parquet")) for path in own)
+    return own if begun else shared
 
 
 def _sheet(attack: Attack, triples: Sequence[Prompt], instrument: Instrument) -> Sheet:

@@ -1,4 +1,4 @@
-"""Records from JSONL, JSON, CSV, TSV and Parquet files, with the line where each begins."""
+"""Records from JSONL, JSON, CSV, TSV and Parquet files, with the line where each begins, and from TOML."""
 
 from __future__ import annotations
 
@@ -6,12 +6,18 @@ import csv
 import io
 import json
 import re
+import tomllib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
+
+from pydantic import ValidationError
 
 from eco_eval.errors import DataError
+from eco_eval.types import Record
+
+RecordT = TypeVar("RecordT", bound=Record)
 
 FORMS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 """Suffixes of the files that can be read."""
@@ -73,6 +79,24 @@ def read_rows_and_defects(file: Path) -> Iterator[Row | Defect]:
     if suffix == ".json" and text.lstrip().startswith("["):
         return _after(defects, _listed_rows(file, text))
     return _after(defects, _json_rows(text))
+
+
+def read_toml(file: Path, kind: type[RecordT]) -> RecordT:
+    """A TOML file as a record.
+
+    Raises:
+        DataError: it cannot be read, or has an unknown or wrong key; names the key.
+    """
+    try:
+        return kind.model_validate(tomllib.loads(file.read_text(encoding="utf-8-sig")))
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise DataError("data.bad_key", file=file, field=field, reason=first["msg"]) from error
+    except FileNotFoundError as error:
+        raise DataError("data.no_file", file=file) from error
+    except (OSError, ValueError) as error:
+        raise DataError("data.bad_toml", file=file, reason=error) from error
 
 
 def _after(defects: Iterable[Defect], rows: Iterator[Row | Defect]) -> Iterator[Row | Defect]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tomllib
 from pathlib import Path
 from typing import NamedTuple
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from eco_eval.errors import DataError, InputError
+from eco_eval.rows import read_toml
 from eco_eval.types import Record
 
 
@@ -53,16 +53,7 @@ def read_set_file(file: Path) -> SetFile:
     Raises:
         DataError: it cannot be read, or has an unknown or wrong key.
     """
-    try:
-        return SetFile.model_validate(tomllib.loads(file.read_text(encoding="utf-8-sig")))
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise DataError("sets.bad_key", file=file, field=field, reason=first["msg"]) from error
-    except FileNotFoundError as error:
-        raise DataError("data.no_file", file=file) from error
-    except (OSError, ValueError) as error:
-        raise DataError("sets.bad_toml", file=file, reason=error) from error
+    return read_toml(file, SetFile)
 
 
 def set_names(data: Path) -> list[str]:

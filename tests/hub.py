@@ -10,11 +10,15 @@ import base64
 import hashlib
 import itertools
 import json
+import multiprocessing
 import os
 import re
 import socket
+import sys
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
@@ -399,3 +403,23 @@ def _metadata(card: str) -> Json | None:
     except yaml.YAMLError:
         return None
     return metadata if isinstance(metadata, dict) else None
+
+
+@contextmanager
+def clients(hub: LocalHub, home: Path, **more: str) -> Iterator[Callable[..., Any]]:
+    """Calls functions in a process of their own, where the real clients know no other hub than this one.
+
+    Args:
+        more: environment variables beside those of `LocalHub.environment`.
+    """
+    spawn = multiprocessing.get_context("spawn")
+    environment = hub.environment(home) | more
+    with ProcessPoolExecutor(1, mp_context=spawn, initializer=_become_client, initargs=(environment,)) as pool:
+        yield lambda function, *values, **named: pool.submit(function, *values, **named).result(timeout=60)
+
+
+def _become_client(environment: dict[str, str]) -> None:
+    # The clients read their environment when they are imported.
+    assert not {"huggingface_hub", "datasets"} & set(sys.modules)
+    os.environ.clear()
+    os.environ.update(environment)

@@ -253,6 +253,20 @@ def test_drift_is_measured_on_the_same_gold(few: Instrument, store: LocalStore) 
     assert second.drift.shift == pytest.approx(-50 / 3)
 
 
+def test_asking_anew_leaves_the_verdicts_of_scores_alone_and_is_gone_by_later(
+    few: Instrument, store: LocalStore
+) -> None:
+    audit(few, Judge(roles(few)).opened, store)
+    before = {path: store.read(path) for path in store.list("judgements/")}
+    stern: dict[Said, Verdict] = {read_as(p, p.best): REGULAR for p in few.gold}
+    anew = audit(few, Judge(roles(few) | stern).opened, store, again=True)
+    assert {path: store.read(path) for path in before} == before
+    later = audit(few, unopened, store)
+    assert later.confusion == anew.confusion
+    assert later.drift is not None
+    assert later.drift.changed == 0
+
+
 def test_drift_leaves_out_what_one_of_the_two_did_not_grade(few: Instrument, store: LocalStore) -> None:
     silent: dict[Said, Verdict] = {read_as(few.gold[0], few.gold[0].best): Failure(cause="rejected")}
     audit(few, Judge(roles(few) | silent).opened, store)

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
-import os
 import re
-import sys
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -19,7 +16,7 @@ from urllib.request import ProxyHandler, Request, build_opener
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hub import LocalHub
+from hub import LocalHub, clients
 
 Client = Callable[..., Any]
 
@@ -38,16 +35,8 @@ def hub() -> Iterator[LocalHub]:
 @pytest.fixture(scope="module")
 def client(hub: LocalHub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     """Calls a function of this file where the clients use the hub."""
-    environment = hub.environment(tmp_path_factory.mktemp("home"))
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=spawn, initializer=become_client, initargs=(environment,)) as pool:
-        yield lambda function, *values, **named: pool.submit(function, *values, **named).result(timeout=60)
-
-
-def become_client(environment: dict[str, str]) -> None:
-    assert not {"huggingface_hub", "datasets"} & set(sys.modules)
-    os.environ.clear()
-    os.environ.update(environment)
+    with clients(hub, tmp_path_factory.mktemp("home")) as call:
+        yield call
 
 
 def api(method: str, *values: Any, **named: Any) -> Any:

@@ -8,20 +8,17 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import multiprocessing
 import os
 import re
 import shutil
-import sys
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 import yaml
-from hub import LocalHub
+from hub import LocalHub, clients
 
 from eco_eval.errors import DataError, EcoEvalError, InputError
 from eco_eval.instrument import DATA, Instrument, load_instrument, pin
@@ -57,16 +54,8 @@ def hub() -> Iterator[LocalHub]:
 @pytest.fixture(scope="module")
 def client(hub: LocalHub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     """Calls a function of this file where the clients use the hub."""
-    environment = hub.environment(tmp_path_factory.mktemp("home")) | {"HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=spawn, initializer=become_client, initargs=(environment,)) as pool:
-        yield lambda function, *values, **named: pool.submit(function, *values, **named).result(timeout=60)
-
-
-def become_client(environment: dict[str, str]) -> None:
-    assert not {"huggingface_hub", "datasets"} & set(sys.modules)
-    os.environ.clear()
-    os.environ.update(environment)
+    with clients(hub, tmp_path_factory.mktemp("home"), HF_DATASETS_DISABLE_PROGRESS_BARS="1") as call:
+        yield call
 
 
 # --- what runs beside the hub
@@ -253,10 +242,10 @@ def test_the_schema_of_a_prompt_names_every_field_of_one() -> None:
 @pytest.mark.parametrize(
     ("content", "key", "words"),
     [
-        ("lang = 'es'", "sets.bad_key", ["own.toml", "licence"]),
-        ("lang = 'es'\nlicence = 'x'\nattribution = 'x'\nparts = []", "sets.bad_key", ["own.toml", "parts"]),
-        ("lang = 'es'\nlicence = 'x'\nattribution = 'x'\n[[parts]]\nsuorce = 'x'", "sets.bad_key", ["parts.0.source"]),
-        ("lang", "sets.bad_toml", ["own.toml", "TOML"]),
+        ("lang = 'es'", "data.bad_key", ["own.toml", "licence"]),
+        ("lang = 'es'\nlicence = 'x'\nattribution = 'x'\nparts = []", "data.bad_key", ["own.toml", "parts"]),
+        ("lang = 'es'\nlicence = 'x'\nattribution = 'x'\n[[parts]]\nsuorce = 'x'", "data.bad_key", ["parts.0.source"]),
+        ("lang", "data.bad_toml", ["own.toml", "TOML"]),
         (None, "sets.unknown", ["own.toml", "h4rmony-es-v1"]),
     ],
 )

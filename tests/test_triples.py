@@ -865,13 +865,13 @@ class TestSets:
     @pytest.mark.parametrize(
         ("text", "key", "field"),
         [
-            ("lang = ", "sets.bad_toml", None),
-            ('lang = "es"', "sets.bad_key", "licence"),
-            ('lang = "es"\nlicence = "x"\nattribution = "y"\nparts = []', "sets.bad_key", "parts"),
-            ('lang = "es"\nlicence = "x"\nattribution = "y"\n[[parts]]\nsource = 5', "sets.bad_key", "parts.0.source"),
+            ("lang = ", "data.bad_toml", None),
+            ('lang = "es"', "data.bad_key", "licence"),
+            ('lang = "es"\nlicence = "x"\nattribution = "y"\nparts = []', "data.bad_key", "parts"),
+            ('lang = "es"\nlicence = "x"\nattribution = "y"\n[[parts]]\nsource = 5', "data.bad_key", "parts.0.source"),
             (
                 'lang = "es"\nlicence = "x"\nattribution = "y"\nmore = 1\n[[parts]]\nsource = "a"',
-                "sets.bad_key",
+                "data.bad_key",
                 "more",
             ),
         ],

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
-from pydantic import ValidationError
 
-from eco_eval.errors import DataError
+from eco_eval.rows import read_toml
 from eco_eval.triples.baselines import bag_of_words, counted, eco_words, in_order
 from eco_eval.triples.layouts import normalised
 from eco_eval.triples.records import Triple, pair_name
@@ -75,16 +73,7 @@ def load_limits(file: Path) -> Limits:
     Raises:
         DataError: it cannot be read, or has an unknown or wrong key.
     """
-    try:
-        return Limits.model_validate(tomllib.loads(file.read_text(encoding="utf-8-sig")))
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise DataError("data.bad_limit", file=file, field=field, reason=first["msg"]) from error
-    except FileNotFoundError as error:
-        raise DataError("data.no_file", file=file) from error
-    except (OSError, ValueError) as error:
-        raise DataError("data.bad_limits", file=file, reason=error) from error
+    return read_toml(file, Limits)
 
 
 def measure(triples: Sequence[Triple], limits: Limits = SHORTCUTS) -> list[Finding]:
