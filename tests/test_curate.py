@@ -34,7 +34,6 @@ from eco_eval.triples.check import (
     Finding,
     Leak,
     Limits,
-    balance_table,
     leaks,
     load_limits,
     measure,
@@ -184,12 +183,6 @@ def test_counts_add_up(prompts: list[Prompt]) -> None:
         assert tuple(map(sum, zip(*found.get(field, {"": (0, 0)}).values(), strict=True))) == said
     for code in ("PWM", "WA", "SC"):
         assert found.get("codes", {}).get(code, (0, 0)) == tuple(sum(code in one.codes for one in s) for s in sides)
-
-
-@given(prompt_sets())
-def test_the_balance_of_codes_and_kinds_is_what_counting_says(prompts: list[Prompt]) -> None:
-    assert balance_table(prompts, "codes") == counts(prompts).get("codes", {})
-    assert balance_table(prompts, "kind") == counts(prompts).get("kind", {})
 
 
 def test_lengths_are_counted_in_words_where_there_are_any() -> None:

@@ -177,15 +177,3 @@ def _near(first: Sequence[Prompt], second: Sequence[Prompt], near: float) -> Ite
             nearest = int(row.argmax())
             if row[nearest] >= max(near, 1e-9):
                 yield Leak("near", prompt.id, second[nearest].id, float(row[nearest]))
-
-
-def balance_table(prompts: Sequence[Prompt], of: Literal["codes", "kind"]) -> dict[str, tuple[int, int]]:
-    """How many prompts of each code or kind are in train and in eval."""
-    from eco_eval.prompts import split_of
-
-    table: dict[str, list[int]] = {}
-    for prompt in prompts:
-        names = prompt.codes if of == "codes" else (prompt.kind,) if prompt.kind else ()
-        for name in names:
-            table.setdefault(name, [0, 0])[split_of(prompt.group) == "eval"] += 1
-    return {name: (counts[0], counts[1]) for name, counts in sorted(table.items())}
