@@ -18,7 +18,7 @@ from pathlib import Path
 from eco_eval.anchors import anchor_sheets
 from eco_eval.instrument import Instrument, load_instrument
 from eco_eval.judging import judge, judgements_path
-from eco_eval.pipeline import open_engines, resolve_judge, submit
+from eco_eval.pipeline import open_engines, resolve_judges, submit
 from eco_eval.scoring import expected_points
 from eco_eval.settings import Settings
 from eco_eval.store import LocalStore
@@ -43,7 +43,9 @@ def main() -> None:
     parser.add_argument("--encoder")
     options = parser.parse_args()
     settings = Settings.from_env()
-    instrument, judge_ref = resolve_judge(load_instrument(options.instrument, built=settings.prompts_dir), settings)
+    instrument, (judge_ref, *_) = resolve_judges(
+        load_instrument(options.instrument, built=settings.prompts_dir), settings
+    )
     triples = [
         as_triple(prompt, {rank: getattr(prompt, rank) for rank in RANKS})
         for prompt in instrument.gold
@@ -73,7 +75,7 @@ def judge_orders(
     instrument: Instrument, judge_ref: ModelRef, settings: Settings, store: LocalStore
 ) -> dict[str, float | None]:
     sheets = anchor_sheets(instrument)[: len(RANKS)]
-    engines = open_engines(submit(judge_ref, instrument), instrument, judge_ref, settings)
+    engines = open_engines(submit(judge_ref, instrument), instrument, [judge_ref], settings)
     places = [judgements_path(sheet, instrument) for sheet in sheets]
     verdicts, _ = judge(sheets, places, instrument, engines.judge, store, no_progress)
     whole = [three for three in zip(*verdicts, strict=True) if all(isinstance(j, Graded) for j in three)]

@@ -13,9 +13,9 @@ from eco_eval.engines.base import OpenEngine
 from eco_eval.errors import InputError
 from eco_eval.instrument import Instrument
 from eco_eval.judge_card import Bin, Check, Drift, JudgeCard, card_path, gold_digest, read_card
-from eco_eval.judging import Sheet, judge, judgements_path
+from eco_eval.judging import Sheet, judge, judgements_path, letter
 from eco_eval.prompts import prompts_digest
-from eco_eval.scoring import POINTS, expected_points
+from eco_eval.readings import POINTS, expected_points, percent
 from eco_eval.stats import (
     best_constant,
     calibration,
@@ -143,7 +143,7 @@ def make_card(
         [worth for _ in graded for worth in POINTS],
     )
     checks = _gate(instrument, agreement, false_good)
-    grades = {p.id: "".join(map(_letter, three)) for p, *three in zip(triples, *gold, strict=True)}
+    grades = {p.id: "".join(map(letter, three)) for p, *three in zip(triples, *gold, strict=True)}
     return JudgeCard(
         instrument=instrument.name,
         judge=judged_by,
@@ -189,9 +189,9 @@ def _agreement(graded: Triples) -> dict[str, Estimate | None]:
     ratings = np.array([truth, said], dtype=float).T
     hits = [int(a != b) for a, b in zip(truth, said, strict=True)]
     return {
-        "order": _percent(order.best_over_worst),
-        "strict": _percent(order.strict),
-        "exact": _percent(mean_of_classes(hits, groups, (1.0, 0.0))),
+        "order": percent(order.best_over_worst),
+        "strict": percent(order.strict),
+        "exact": percent(mean_of_classes(hits, groups, (1.0, 0.0))),
         "kappa": _or_none(lambda: kappa_estimate(truth, said, groups)),
         "alpha": _or_none(lambda: ordinal_alpha(ratings, groups)),
         "ac2": _or_none(lambda: gwet_ac2(ratings, groups)),
@@ -232,7 +232,7 @@ def _parts(graded: Triples) -> dict[str, dict[str, Estimate]]:
             for name in names(prompt):
                 members.setdefault(name, []).append((prompt, three))
         found[way] = {
-            name: _percent(
+            name: percent(
                 triple_order(
                     [[expected_points(j) for j in three] for _, three in some], [p.group for p, _ in some]
                 ).best_over_worst
@@ -250,16 +250,12 @@ def _length(prompt: Prompt) -> str:
 
 def _share(verdicts: Verdicts, holds: Callable[[Graded], bool]) -> Estimate | None:
     graded = [j for j in verdicts if isinstance(j, Graded)]
-    return _percent(wilson(sum(holds(j) for j in graded), len(graded))) if graded else None
+    return percent(wilson(sum(holds(j) for j in graded), len(graded))) if graded else None
 
 
 def _kept(before: Verdicts, after: Verdicts) -> Estimate | None:
     both = [(a, b) for a, b in zip(before, after, strict=True) if isinstance(a, Graded) and isinstance(b, Graded)]
-    return _percent(wilson(sum(a.grade == b.grade for a, b in both), len(both))) if both else None
-
-
-def _letter(judgement: Judgement) -> str:
-    return judgement.grade.value[0] if isinstance(judgement, Graded) else "-"
+    return percent(wilson(sum(a.grade == b.grade for a, b in both), len(both))) if both else None
 
 
 def _drift(grades: Mapping[str, str], before: JudgeCard | None) -> Drift | None:
@@ -305,8 +301,3 @@ def _gate(
             passed=worst is not None and worst <= gate.max_false_good,
         ),
     )
-
-
-def _percent(estimate: Estimate) -> Estimate:
-    low, high = max(0.0, estimate.low), min(1.0, estimate.high)
-    return estimate.model_copy(update={"value": 100 * estimate.value, "low": 100 * low, "high": 100 * high})

@@ -2,30 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
-from eco_eval.errors import StoreError
-from eco_eval.store import Store, Table
-from eco_eval.types import Agreement, Answer, Estimate, Grade, Judgement, Record, Result
+import numpy as np
+from pydantic import Field
+
+from eco_eval.results import display_name
+from eco_eval.stats import rank_intervals
+from eco_eval.types import Estimate, Grade, Record, Result, Seat
+
+
+class Places(Record):
+    """From the best to the worst place a model may have among those it is shown with, at 95 % for all of them."""
+
+    best: int
+    worst: int
 
 
 class Row(Record):
-    """One result as it stands on the board."""
+    """One result as it stands on the board. `tier` 1 is the top one.
+
+    `without`: by judge of the row's own family, the places without that judge; empty where it is the only judge.
+    """
 
     result: Result
     name: str
     eco: Estimate
     shares: dict[Grade, float]
+    places: Places | None = None
+    tier: int | None = None
+    without: dict[str, Places] = Field(default_factory=dict)
 
 
 class Section(Record):
-    """Results of one instrument, which alone can be compared: models by score, anchors apart."""
+    """Results of one instrument, which alone can be compared: models by tier and score, anchors apart."""
 
     instrument: str
     digests: tuple[str, str]
-    stand_in_judge: bool
-    judge: str
-    agreement: Agreement | None
+    has_stand_in: bool
+    judges: tuple[Seat, ...]
     models: tuple[Row, ...]
     anchors: tuple[Row, ...]
 
@@ -35,10 +51,7 @@ class Board(Record):
 
 
 def build(results: Iterable[Result]) -> Board:
-    """The board: a section an instrument, in order of name; rows by score, then name.
-
-    Rows carry no rank: a place is an interval of places, and needs paired differences.
-    """
+    """The board: a section an instrument, in order of name; rows by score, then name, each with its places and tier."""
     grouped: dict[tuple[str, str, str], list[Result]] = {}
     for result in results:
         sub = result.submission
@@ -47,53 +60,21 @@ def build(results: Iterable[Result]) -> Board:
     return Board(sections=tuple(section for section in sections if section.models or section.anchors))
 
 
-def load_results(store: Store) -> tuple[list[Result], list[str]]:
-    """Every readable result of a store, and the paths of those that are not, so that none vanishes silently."""
-    results, broken = [], []
-    for path in store.list("results/"):
-        found = store.read(path)
-        if found is None:
-            continue
-        try:
-            results.append(Result.model_validate_json(found[0]))
-        except ValueError:
-            broken.append(path)
-    return results, broken
-
-
-def details(store: Store, result: Result) -> list[tuple[Answer, Judgement]]:
-    """The answers and verdicts behind a result, in order.
-
-    Raises:
-        StoreError: they are not there or cannot be read.
-    """
-    answers: Table[Answer] = Table(store, result.answers_path, Answer)
-    judgements: Table[Judgement] = Table(store, result.judgements_path, Judgement)
-    for table, path in ((answers, result.answers_path), (judgements, result.judgements_path)):
-        if not table.finished:
-            raise StoreError("store.missing", path=path)
-    return [(answer, judgements.records[key]) for key, answer in answers.records.items()]
-
-
-def display_name(result: Result) -> str:
-    """A model's name, with a mark when a system prompt makes it a variant of its own."""
-    name = result.submission.model.name
-    return f"{name} +system" if result.submission.system_prompt else name
-
-
 def _section(key: tuple[str, str, str], results: list[Result]) -> Section:
-    rows = sorted((_row(result) for result in results), key=lambda row: (-row.eco.value, row.name, row.result.id))
-    first = results[0]
-    judge = first.provenance.judge
+    models = sorted((r for r in results if not r.is_anchor), key=_order)
+    anchors = sorted((r for r in results if r.is_anchor), key=_order)
     return Section(
         instrument=key[0],
         digests=(key[1][:12], key[2][:12]),
-        stand_in_judge=first.stand_in_judge,
-        judge=judge.model if judge else "—",
-        agreement=first.agreement,
-        models=tuple(row for row in rows if not row.result.is_anchor),
-        anchors=tuple(row for row in rows if row.result.is_anchor),
+        has_stand_in=results[0].has_stand_in,
+        judges=results[0].seats,
+        models=_ranked(models),
+        anchors=tuple(_row(result) for result in anchors),
     )
+
+
+def _order(result: Result) -> tuple[float, str, str]:
+    return -result.score.eco.value, display_name(result), result.id
 
 
 def _row(result: Result) -> Row:
@@ -103,3 +84,39 @@ def _row(result: Result) -> Row:
         eco=result.score.eco,
         shares={grade: share.value for grade, share in result.score.shares.items()},
     )
+
+
+def _ranked(results: Sequence[Result]) -> tuple[Row, ...]:
+    if not results:
+        return ()
+    groups = results[0].groups
+    grades = tuple(tuple(seat.grades for seat in result.seats) for result in results)
+    best, worst, tier = _ranks(grades, groups)
+    rows = []
+    for number, result in enumerate(results):
+        kin = [place for place, seat in enumerate(result.seats) if seat.same_family and len(result.seats) > 1]
+        without = {}
+        for place in kin:
+            others = tuple(tuple(g for i, g in enumerate(given) if i != place) for given in grades)
+            low, high, _ = _ranks(others, groups)
+            without[result.seats[place].name] = Places(best=low[number], worst=high[number])
+        places = Places(best=best[number], worst=worst[number])
+        rows.append(_row(result).model_copy(update={"places": places, "tier": tier[number], "without": without}))
+    return tuple(rows)
+
+
+WORTH = {"g": 1.0, "r": 0.5, "b": 0.0, "-": float("nan")}
+
+
+@lru_cache(maxsize=64)
+def _ranks(
+    grades: tuple[tuple[str, ...], ...], groups: tuple[int, ...]
+) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+    """Best place, worst place and tier of each model, from the letters of its judges.
+
+    Kept for the next time: a page asks for the same board again and again, and a thousand models take seconds.
+    """
+    kept = [i for i, group in enumerate(groups) if group >= 0] or list(range(len(groups)))
+    table = np.array([[[WORTH[given[i]] for i in kept] for given in model] for model in grades])
+    found = rank_intervals(table.mean(axis=1), [str(groups[i]) if groups[i] >= 0 else f"c{i}" for i in kept])
+    return tuple(map(int, found.best)), tuple(map(int, found.worst)), tuple(map(int, found.tier))

@@ -63,7 +63,7 @@ def _add_evaluate(app: typer.Typer, settings: Settings, t: Texts) -> None:
         # What is quick to refuse comes before a judge that may have to be downloaded.
         guide = _system_prompt(system_prompt)
         candidate = candidate_of(model, engine, url, dtype)
-        measure, judge_ref = _instrument(
+        measure, judge_refs = _instrument(
             settings,
             instrument,
             judge_model=judge_model,
@@ -76,7 +76,7 @@ def _add_evaluate(app: typer.Typer, settings: Settings, t: Texts) -> None:
         engines = open_engines(
             submission,
             measure,
-            judge_ref,
+            judge_refs,
             settings,
             engine=engine_name(engine),
             url=url,
@@ -97,11 +97,11 @@ def _add_again(app: typer.Typer, settings: Settings, t: Texts) -> None:
         if kept.is_anchor:
             raise InputError("judge.is_anchor", result=kept.id)
         name = instrument or kept.submission.instrument.partition(" ")[0]
-        measure, judge_ref = _instrument(settings, name, judge_url=judge_url, **options)
+        measure, judge_refs = _instrument(settings, name, judge_url=judge_url, **options)
         submission = _under(kept.submission, measure)
         if submission.asked_digest != kept.submission.asked_digest:
             raise InputError("judge.asks_other", result=kept.id, instrument=submission.instrument)
-        opened = open_engines(submission, measure, judge_ref, settings, judge_url=judge_url)
+        opened = open_engines(submission, measure, judge_refs, settings, judge_url=judge_url)
         no_answers = InputError("judge.no_answers", model=kept.submission.model.name, instrument=measure.name)
         no_verdicts = InputError("judge.no_verdicts", result=kept.id)
         engines = Engines(
@@ -184,7 +184,7 @@ def _add_audit(app: typer.Typer, settings: Settings, t: Texts) -> None:
         from eco_eval.ui.card import keep_pages, print_card
 
         import_module("plotly")  # if it is missing, that is said before the work and not after
-        measure, judge_ref = _instrument(
+        measure, judge_refs = _instrument(
             settings, instrument, judge_model=judge, judge_engine=judge_engine, judge_url=judge_url, limit=limit
         )
         if gold is not None:
@@ -192,17 +192,18 @@ def _add_audit(app: typer.Typer, settings: Settings, t: Texts) -> None:
 
             triples = Desk(settings, t).triples(gold)
             measure = measure.with_gold(triples[:limit], f"gold={Path(gold).name}")
-        # An audit needs no candidate: the judge stands for one that is never asked.
-        engines = open_engines(submit(judge_ref, measure), measure, judge_ref, settings, judge_url=judge_url)
-        with stage_bars(t, judge_ref.name) as progress:
-            card = audited(measure, engines.judge, local_store(settings), progress, again=again)
-        pages = keep_pages(card, measure, local_store(settings), t)
-        if as_json:
-            print(card.model_dump_json(indent=1))
-            return
-        print_card(card, t)
-        for path in pages:
-            print(t("cli.audit.kept", path=settings.data_dir / path))
+        for seat, ref in zip(measure.seats, judge_refs, strict=True):
+            # An audit needs no candidate: the judge stands for one that is never asked.
+            engines = open_engines(submit(ref, seat), seat, [ref], settings, judge_url=judge_url)
+            with stage_bars(t, ref.name) as progress:
+                card = audited(seat, engines.judge, local_store(settings), progress, again=again)
+            pages = keep_pages(card, seat, local_store(settings), t)
+            if as_json:
+                print(card.model_dump_json(indent=1))
+                continue
+            print_card(card, t)
+            for path in pages:
+                print(t("cli.audit.kept", path=settings.data_dir / path))
 
 
 def _refusing(error: InputError) -> Any:
@@ -217,7 +218,8 @@ def _refusing(error: InputError) -> Any:
 def _add_reading(app: typer.Typer, settings: Settings, t: Texts) -> None:
     @app.command(help=t("cli.board.help"))
     def board(as_json: Annotated[bool, typer.Option("--json", help=t("cli.opt.json"))] = False) -> None:
-        from eco_eval.board import build, load_results
+        from eco_eval.board import build
+        from eco_eval.results import load_results
 
         results, broken = load_results(local_store(settings))
         for path in broken:
@@ -233,15 +235,18 @@ def _add_reading(app: typer.Typer, settings: Settings, t: Texts) -> None:
         grade: Annotated[str | None, typer.Option(help=t("cli.opt.grade"))] = None,
         as_json: Annotated[bool, typer.Option("--json", help=t("cli.opt.json"))] = False,
     ) -> None:
-        from eco_eval.board import details
+        from eco_eval.results import details
         from eco_eval.ui.terminal import print_result
 
         found = _one_result(result, settings)
-        pairs = details(local_store(settings), found)
+        readings = details(local_store(settings), found)
         wanted = _grade_filter(grade, t)
-        kept = [(a, j) for a, j in pairs if wanted is None or getattr(j, "grade", None) == wanted]
+        kept = [r for r in readings if wanted is None or any(getattr(j, "grade", None) == wanted for j in r.verdicts)]
         if as_json:
-            rows = [{"answer": a.model_dump(), "judgement": j.model_dump(mode="json")} for a, j in kept]
+            rows = [
+                {"answer": r.answer.model_dump(), "judgements": [j.model_dump(mode="json") for j in r.verdicts]}
+                for r in kept
+            ]
             print_json({"result": found.model_dump(mode="json"), "answers": rows})
         else:
             print_result(found, kept, t)
@@ -276,20 +281,20 @@ DEMO_MODELS = ("toy-base", "toy-best")
 def _demo(settings: Settings, t: Texts, as_json: bool) -> None:
     from eco_eval.pipeline import evaluate, open_engines, submit
 
-    measure, judge_ref = _instrument(settings, DEFAULT_INSTRUMENT)
+    measure, judge_refs = _instrument(settings, DEFAULT_INSTRUMENT)
     results = []
     for name in DEMO_MODELS:
         folder = settings.models_dir / name
         if not folder.is_dir():
             raise InputError("demo.no_model", model=name, folder=folder)
         submission = submit(candidate_of(str(folder), "transformers", None, None), measure)
-        engines = open_engines(submission, measure, judge_ref, settings)
+        engines = open_engines(submission, measure, judge_refs, settings)
         with stage_bars(t, name) as progress:
             results.append(evaluate(submission, measure, engines, local_store(settings), progress))
     if as_json:
         print_json([result.model_dump(mode="json") for result in results])
         return
-    from eco_eval.board import load_results
+    from eco_eval.results import load_results
 
     _print_board(load_results(local_store(settings))[0], settings, t)
     print(t("cli.demo.next", result=results[-1].id))
@@ -304,10 +309,10 @@ def _instrument(
     judge_url: str | None = None,
     limit: int | None = None,
     prompts: Path | None = None,
-) -> "tuple[Instrument, ModelRef]":
-    """The instrument as the options alter it, its judge resolved to exact weights."""
+) -> "tuple[Instrument, tuple[ModelRef, ...]]":
+    """The instrument as the options alter it, its judges resolved to exact weights."""
     from eco_eval.instrument import load_instrument
-    from eco_eval.pipeline import resolve_judge
+    from eco_eval.pipeline import resolve_judges
     from eco_eval.prompts import read_prompts
 
     measure = load_instrument(name, built=settings.prompts_dir)
@@ -330,7 +335,7 @@ def _instrument(
             raise InputError("endpoint.no_url", option="--judge-url")
         judge = measure.judge.model_copy(update={"engine": kind})
         measure = measure.model_copy(update={"judge": judge})
-    return resolve_judge(measure, settings, judge_url)
+    return resolve_judges(measure, settings, judge_url)
 
 
 def _under(submission: "Submission", measure: "Instrument") -> "Submission":
@@ -379,19 +384,10 @@ def _one_result(target: str, settings: Settings) -> "Result":
     Raises:
         InputError: none or several fit.
     """
-    from eco_eval.board import load_results
+    from eco_eval.results import find_result
 
-    results, _ = load_results(local_store(settings))
-    by_id = [r for r in results if target and r.id.startswith(target)]
     name = Path(target).resolve().name if Path(target).is_dir() else target
-    by_name = [r for r in results if r.submission.model.name == name]
-    if by_name:
-        return max(by_name, key=lambda r: r.provenance.finished_at)
-    if len(by_id) == 1:
-        return by_id[0]
-    if by_id:
-        raise InputError("result.ambiguous", target=target, ids=", ".join(r.id for r in by_id))
-    raise InputError("result.unknown", target=target, where=settings.data_dir)
+    return find_result(local_store(settings), target, settings.data_dir, name=name)
 
 
 def _grade_filter(grade: str | None, t: Texts) -> Any:

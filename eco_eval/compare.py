@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from eco_eval.board import details, display_name
 from eco_eval.errors import InputError
-from eco_eval.scoring import expected_points
+from eco_eval.readings import Marked, marked
+from eco_eval.results import details, display_name
 from eco_eval.stats import by_part, outcome_table, paired_difference, win_rate
 from eco_eval.stats.comparison import Difference, PartDifference, WinRate
 from eco_eval.store import Store
-from eco_eval.types import GRADES, Estimate, Graded, Prompt, Record, Result
+from eco_eval.types import GRADES, Estimate, Prompt, Record, Result
 
 FARTHEST = 10
 """How many of the prompts with the greatest difference are named."""
@@ -28,7 +28,7 @@ class Apart(Record):
 class Comparison(Record):
     """Model A beside model B, over the prompts with a stake on which both have a verdict; a − b, on 0 to 100.
 
-    table: counts, rows A's grade, columns B's, in the order good, regular, bad.
+    table: counts, rows A's grade, columns B's, in the order good, regular, bad; with several judges the median grade.
     same_prompts: they were asked the same texts. False for twins in two languages, which share ids: then the
         difference is between languages as much as between models.
     same_judging: the same judge and rubric graded both. When false, the difference is not the models' alone.
@@ -50,7 +50,8 @@ class Comparison(Record):
 def compare(store: Store, a: Result, b: Result, prompts: Mapping[str, Prompt]) -> Comparison:
     """Compare two results from their kept verdicts.
 
-    Differences are of hard grades (good 1, regular ½, bad 0); which prompts are farthest apart is told by soft ones.
+    Differences are of hard grades (good 1, regular ½, bad 0), the mean over judges where there are several; which
+    prompts are farthest apart is told by soft ones.
 
     Args:
         prompts: by id, for groups, codes, kinds and controls; a prompt that is not among them is a group of its own.
@@ -59,23 +60,16 @@ def compare(store: Store, a: Result, b: Result, prompts: Mapping[str, Prompt]) -
         InputError: they share verdicts on fewer than two groups of prompts.
         StoreError: answers or verdicts are not there.
     """
-    left, right = ({answer.prompt_id: (answer, j) for answer, j in details(store, result)} for result in (a, b))
-    pairs = []
-    for key, (answer, first) in left.items():
-        second = right[key][1] if key in right else None
-        prompt = prompts.get(key) or Prompt(id=key, group=key, text=answer.prompt)
-        if isinstance(first, Graded) and isinstance(second, Graded) and not prompt.control:
-            pairs.append((prompt, first, second))
-    groups = [prompt.group for prompt, _, _ in pairs]
+    pairs = shared(read_marked(store, a, prompts), read_marked(store, b, prompts))
+    groups = [first.prompt.group for first, _ in pairs]
     if len(set(groups)) < 2:
         raise InputError("compare.nothing_shared", a=display_name(a), b=display_name(b))
-    x = [first.grade.value_points for _, first, _ in pairs]
-    y = [second.grade.value_points for _, _, second in pairs]
-    table = outcome_table([GRADES.index(j.grade) for _, j, _ in pairs], [GRADES.index(j.grade) for _, _, j in pairs])
+    x, y = [first.points for first, _ in pairs], [second.points for _, second in pairs]
+    table = outcome_table([_class(first) for first, _ in pairs], [_class(second) for _, second in pairs])
     wins = win_rate(x, y, groups)
-    parts: list[Sequence[str]] = [prompt.codes for prompt, _, _ in pairs]
-    kinds: list[Sequence[str]] = [(prompt.kind,) if prompt.kind else () for prompt, _, _ in pairs]
-    apart = sorted(pairs, key=lambda pair: -abs(expected_points(pair[1]) - expected_points(pair[2])))
+    parts: list[Sequence[str]] = [first.prompt.codes for first, _ in pairs]
+    kinds: list[Sequence[str]] = [(first.prompt.kind,) if first.prompt.kind else () for first, _ in pairs]
+    apart = sorted(pairs, key=lambda pair: -abs(pair[0].expected - pair[1].expected))
     return Comparison(
         a=display_name(a),
         b=display_name(b),
@@ -88,11 +82,38 @@ def compare(store: Store, a: Result, b: Result, prompts: Mapping[str, Prompt]) -
         by_code=_parts(by_part(x, y, groups, parts)),
         by_kind=_parts(by_part(x, y, groups, kinds)),
         farthest=tuple(
-            Apart(prompt_id=p.id, prompt=p.text, a=100 * expected_points(i), b=100 * expected_points(j))
-            for p, i, j in apart[:FARTHEST]
-            if expected_points(i) != expected_points(j)
+            Apart(prompt_id=i.prompt.id, prompt=i.prompt.text, a=100 * i.expected, b=100 * j.expected)
+            for i, j in apart[:FARTHEST]
+            if i.expected != j.expected
         ),
     )
+
+
+def read_marked(store: Store, result: Result, prompts: Mapping[str, Prompt]) -> dict[str, Marked]:
+    """A result's answers with all their verdicts, by prompt id, control prompts left out.
+
+    Raises:
+        StoreError: answers or verdicts are not there.
+    """
+    readings = details(store, result)
+    known = [
+        prompts.get(answer.prompt_id) or Prompt(id=answer.prompt_id, group=answer.prompt_id, text=answer.prompt)
+        for answer, _ in readings
+    ]
+    verdicts = [[given[seat] for _, given in readings] for seat in range(len(result.seats))]
+    found = marked(known, [answer for answer, _ in readings], verdicts)
+    return {m.prompt.id: m for m in found if not m.prompt.control}
+
+
+def shared(a: Mapping[str, Marked], b: Mapping[str, Marked]) -> list[tuple[Marked, Marked]]:
+    """The prompts of both, in the order of the first."""
+    return [(first, b[key]) for key, first in a.items() if key in b]
+
+
+def _class(m: Marked) -> int:
+    """The grade of most judges or between most, for the table: the median, the worse one of two."""
+    given = sorted(GRADES.index(verdict.grade) for verdict in m.verdicts)
+    return given[len(given) // 2]
 
 
 def _parts(found: Mapping[str, PartDifference]) -> dict[str, PartDifference]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -57,6 +58,17 @@ class JudgeSpec(Record):
     stand_in: bool
 
 
+class PanelSpec(Record):
+    """One more judge, with the rubric, mode and limits of the first. None of an engine or dtype: that of the first."""
+
+    model: str
+    source: Literal["hub", "endpoint", "local", "trained"]
+    revision: str = ""
+    engine: Literal["transformers", "vllm", "endpoint"] | None = None
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    stand_in: bool
+
+
 class ScoreSpec(Record):
     max_ungraded: float = Field(ge=0, lt=1)
 
@@ -81,6 +93,7 @@ class InstrumentFile(Record):
     source: PromptSource = Field(alias="prompts")
     answer: AnswerSpec
     judge: JudgeSpec
+    panel: tuple[PanelSpec, ...] = ()
     score: ScoreSpec
     gate: GateSpec | None = None
 
@@ -89,7 +102,7 @@ class Instrument(InstrumentFile):
     """A loaded, checked instrument.
 
     asked: the prompts put to candidates. gold: the prompts whose written answers measure the judge.
-    judge_revision: the exact weights of the judge, once they are resolved.
+    judge_revision, panel_revisions: the exact weights of the judges, once they are resolved.
     attribution: whom to credit beside this project, wherever its prompts are shown.
     pinned: every file it is made of is published with this package, unchanged.
     altered: what a command line changed against the file, if anything.
@@ -99,6 +112,7 @@ class Instrument(InstrumentFile):
     asked: tuple[Prompt, ...]
     gold: tuple[Prompt, ...]
     judge_revision: str = ""
+    panel_revisions: tuple[str, ...] = ()
     pinned: bool = False
     attribution: str = ""
     altered: tuple[str, ...] = ()
@@ -110,7 +124,7 @@ class Instrument(InstrumentFile):
 
     @property
     def judging_digest(self) -> str:
-        """What a verdict on a given answer depends on: rubric and judge. The engine is where it runs: left out."""
+        """What a verdict of the first judge depends on: rubric and judge. The engine is where it runs: left out."""
         judge = self.judge.model_dump(mode="json", exclude={"engine"})
         judge["revision"] = self.judge_revision or self.judge.revision
         return digest({"rubric": self.rubric.digest, "judge": judge, "lang": self.lang})
@@ -121,13 +135,27 @@ class Instrument(InstrumentFile):
         groups = [[p.group, p.kind, list(p.codes), p.control] for p in self.asked]
         gold = [[p.id, p.group, p.text, p.best, p.ambivalent, p.worst] for p in self.gold]
         score = self.score.model_dump(mode="json")
-        return digest({"judging": self.judging_digest, "score": score, "groups": groups, "gold": gold})
+        more = {"panel": [seat.judging_digest for seat in self.seats[1:]]} if self.panel else {}
+        return digest({"judging": self.judging_digest, "score": score, "groups": groups, "gold": gold, **more})
+
+    @property
+    def seats(self) -> tuple[Instrument, ...]:
+        """The same instrument with each of its judges alone, in order."""
+        alone = self.model_copy(update={"panel": (), "panel_revisions": ()})
+        revisions = self.panel_revisions or ("",) * len(self.panel)
+        others = []
+        for spec, revision in zip(self.panel, revisions, strict=True):
+            fields = {name: value for name, value in spec.model_dump().items() if value is not None}
+            judge = self.judge.model_copy(update=fields)
+            others.append(alone.model_copy(update={"judge": judge, "judge_revision": revision}))
+        return (alone, *others)
 
     @property
     def publishable(self) -> bool:
-        """Whether results may be published: pinned files, a real judge at a locked revision, nothing altered."""
-        locked = re.fullmatch(r"[0-9a-f]{40}", self.judge.revision) is not None
-        return self.pinned and locked and not self.judge.stand_in and not self.altered
+        """Whether results may be published: pinned files, real judges at locked revisions, nothing altered."""
+        judges = [seat.judge for seat in self.seats]
+        locked = all(re.fullmatch(r"[0-9a-f]{40}", judge.revision) for judge in judges)
+        return self.pinned and locked and not any(judge.stand_in for judge in judges) and not self.altered
 
     @property
     def base(self) -> Instrument:
@@ -148,15 +176,26 @@ class Instrument(InstrumentFile):
         return self.model_copy(update={"gold": gold, "altered": (*self.altered, how)})
 
     def judged_by(self, how: str, **fields: object) -> Instrument:
-        """The same instrument with fields of its judge changed."""
+        """The same instrument with fields of its judge changed, and without the others of a panel."""
         judge = JudgeSpec.model_validate({**self.judge.model_dump(), **fields})
-        return self.model_copy(update={"judge": judge, "altered": (*self.altered, how)})
+        return self.model_copy(update={"judge": judge, "panel": (), "altered": (*self.altered, how)})
 
-    def with_judge_at(self, revision: str, *, stand_in: bool | None = None) -> Instrument:
-        """The same instrument with its judge resolved to exact weights, and whether those are a stand-in."""
-        marked = self.judge.stand_in if stand_in is None else stand_in
-        judge = self.judge.model_copy(update={"stand_in": marked})
-        return self.model_copy(update={"judge_revision": revision, "judge": judge})
+    def with_judges_at(self, found: Sequence[tuple[str, bool]]) -> Instrument:
+        """The same instrument with its judges resolved: for each the exact weights, and whether it is a stand-in."""
+        (first, marked), *others = found
+        panel = (s.model_copy(update={"stand_in": m}) for s, (_, m) in zip(self.panel, others, strict=True))
+        return self.model_copy(
+            update={
+                "judge_revision": first,
+                "judge": self.judge.model_copy(update={"stand_in": marked}),
+                "panel_revisions": tuple(revision for revision, _ in others),
+                "panel": tuple(panel),
+            }
+        )
+
+    def with_judge_at(self, revision: str) -> Instrument:
+        """The same instrument, of one judge, at exact weights."""
+        return self.with_judges_at([(revision, self.judge.stand_in)])
 
 
 def load_instrument(name: str, data: Path = DATA, pins: Path | None = None, built: Path | None = None) -> Instrument:

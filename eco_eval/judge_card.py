@@ -105,7 +105,11 @@ def read_card(instrument: Instrument, store: Store) -> JudgeCard | None:
 
 
 def is_cleared(instrument: Instrument, store: Store) -> bool:
-    """Whether the judge was audited as it is and met this instrument's gate: another may demand less."""
+    """Whether every judge was audited as it is and met this instrument's gate: another may demand less."""
+    return all(_is_seat_cleared(seat, store) for seat in instrument.seats)
+
+
+def _is_seat_cleared(instrument: Instrument, store: Store) -> bool:
     card, gate = read_card(instrument, store), instrument.gate
     if card is None or gate is None:
         return False

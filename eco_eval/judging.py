@@ -51,6 +51,11 @@ def judgements_path(sheet: Sheet, instrument: Instrument) -> str:
     return f"judgements/{slug(sheet.model)}/{digest([sheet.key, instrument.judging_digest])[:16]}.parquet"
 
 
+def letter(verdict: Judgement) -> str:
+    """A verdict as one letter: `g`, `r`, `b`, or `-` for none."""
+    return verdict.grade.value[0] if isinstance(verdict, Graded) else "-"
+
+
 def judge(
     sheets: Sequence[Sheet],
     places: Sequence[str],

@@ -218,8 +218,26 @@ class Estimate(Record):
     method: str
 
 
+class Withheld(Record):
+    """No number, and why: `reason` for programs, `detail` with the figures that decided."""
+
+    reason: Literal[
+        "no_gold",
+        "few_answers",
+        "little_gold",
+        "ill_conditioned",
+        "impossible_shares",
+        "many_by_rule",
+        "not_transported",
+        "few_audits",
+        "same_length",
+        "other_lengths",
+    ]
+    detail: str = ""
+
+
 class Counts(Record):
-    """What happened to the answers. `asked` is all of them."""
+    """What happened to the answers. `asked` is all of them; `ungraded` those that any judge gave no verdict."""
 
     asked: int
     graded: int
@@ -231,12 +249,17 @@ class Counts(Record):
 class Score(Record):
     """The eco score and its parts, all on 0 to 100.
 
-    `eco` is 100 × mean of good 1, regular ½, bad 0; `soft` the same from the judge's probabilities (None with hard
-    labels); `bounds` the score if every ungraded answer were bad, and if every one were good. All of them leave out
-    the control prompts, whose mean is `controls`: below 100 means failing or preaching where nothing is at stake.
+    `eco` is 100 × mean of good 1, regular ½, bad 0, as the judge said it, and with several judges the mean of theirs;
+    `soft` the same from probabilities (None with hard labels). `corrected` is without the judge's errors, by its
+    confusion on gold or by people's audits (its `method` says which); `length_controlled` had the answers been as long
+    as the gold ones. `bounds` is the score if every ungraded answer were bad, and if every one were good. All of them
+    leave out the control prompts, whose mean is `controls`: below 100 means failing or preaching where nothing is at
+    stake.
     """
 
     eco: Estimate
+    corrected: Estimate | Withheld
+    length_controlled: Estimate | Withheld
     soft: Estimate | None
     shares: dict[Grade, Estimate]
     by_code: dict[str, Estimate]
@@ -251,13 +274,13 @@ class Agreement(Record):
 
     `order` is the share of best/worst pairs put in order by expected grade, ties counting ½; `strict` the share of
     triples whose three answers are all in order; `exact` the share of answers given the grade their role suggests;
-    `kappa` the quadratic-weighted κ of those grades.
+    `kappa` the quadratic-weighted κ of those grades, −1 to 1, None where it is undefined.
     """
 
     order: Estimate
     strict: Estimate
     exact: Estimate
-    kappa: float
+    kappa: Estimate | None
     triples: int
 
 
@@ -286,28 +309,53 @@ class Provenance(Record):
 
     eco_eval: str
     candidate: EngineInfo | None
-    judge: EngineInfo | None
     seconds: dict[str, float]
     finished_at: str
 
 
-class Result(Record):
-    """A score with everything that made it. Everything but `provenance` repeats byte for byte.
+class Seat(Record):
+    """One judge's part of a result.
 
+    `eco` is the score by this judge alone, `agreement` its own with the gold triples. `grades` has a letter for each
+    prompt in the order asked: `g`, `r`, `b`, or `-` for no verdict. `same_family` is the evidence that candidate and
+    judge are relatives, None where none was found.
+    """
+
+    name: str
+    revision: str
+    stand_in: bool
+    engine: EngineInfo | None
+    eco: Estimate
+    agreement: Agreement | None
+    same_family: str | None = None
+    grades: str
+    judgements_path: str
+
+
+class Result(Record):
+    """A score with everything that made it. Everything but `provenance` and the engines repeats byte for byte.
+
+    `seats` has one entry a judge, as the instrument orders them; `consensus` is the ordinal α of their grades of these
+    answers, None for one judge. `groups` has the number of each prompt's group in the order asked, −1 for controls.
     `attribution` names whom to credit beside this project wherever the prompts are shown.
     """
 
     id: str
     submission: Submission
     score: Score
-    agreement: Agreement | None
-    stand_in_judge: bool
+    seats: tuple[Seat, ...] = Field(min_length=1)
+    consensus: Estimate | None = None
+    groups: tuple[int, ...]
     publishable: bool
     is_anchor: bool = False
     attribution: str = ""
     answers_path: str
-    judgements_path: str
     provenance: Provenance
+
+    @property
+    def has_stand_in(self) -> bool:
+        """Whether any of its judges stands in for a real one."""
+        return any(seat.stand_in for seat in self.seats)
 
 
 Progress = Callable[[str, int, int], None]

@@ -330,8 +330,8 @@ def test_an_audit_first_spares_evaluate_the_gold(few: Instrument, store: LocalSt
     judge = Judge(roles(few))
     result = scores(few, store, judge.opened)
     assert not set(roles(few)) & set(judge.asked)
-    assert result.agreement is not None
-    assert result.agreement.order.value == 100
+    assert result.seats[0].agreement is not None
+    assert result.seats[0].agreement.order.value == 100
 
 
 def test_a_damaged_card_is_said_before_the_judge_is_opened(few: Instrument, store: LocalStore) -> None:

@@ -23,7 +23,6 @@ from eco_eval.stats.correction import (
     Corrected,
     Gold,
     Transport,
-    Withheld,
     confusion_matrix,
     corrected_points,
     missing_bounds,
@@ -34,7 +33,7 @@ from eco_eval.stats.correction import (
 )
 from eco_eval.stats.intervals import wilson
 from eco_eval.stats.length import length_controlled, length_slope
-from eco_eval.types import Estimate
+from eco_eval.types import Estimate, Withheld
 
 POINTS = (1.0, 0.5, 0.0)
 NOMINAL = (0.92, 0.975)

@@ -17,14 +17,14 @@ from typing import Any
 import pytest
 from conftest import REPO
 
-from eco_eval.board import details
 from eco_eval.candidates import resolve
 from eco_eval.engines.base import Engine
 from eco_eval.engines.scripted import ScriptedEngine
 from eco_eval.engines.transformers import TransformersEngine
 from eco_eval.errors import EngineError, StoreError, TooManyUngraded
 from eco_eval.instrument import Instrument, load_instrument
-from eco_eval.pipeline import Engines, evaluate, read_result, submit
+from eco_eval.pipeline import Engines, evaluate, submit
+from eco_eval.results import details, read_result
 from eco_eval.store import LocalStore
 from eco_eval.types import Failure, Grade, Graded, ModelRef, Result, Submission
 
@@ -62,8 +62,8 @@ def test_one_submission_gives_a_result_with_anchors_and_provenance(short: Instru
     assert result.score.eco.value == 100
     assert result.score.eco.low < 100
     assert result.score.counts.graded == 6
-    assert result.agreement is not None
-    assert result.agreement.triples == 6
+    assert result.seats[0].agreement is not None
+    assert result.seats[0].agreement.triples == 6
     assert result.provenance.candidate is not None
     paths = store.list("results/")
     kept = [Result.model_validate_json((store.read(p) or (b"", ""))[0]) for p in paths]
@@ -163,7 +163,7 @@ def test_judging_again_cut_short_before_its_result_leaves_the_old_result_with_it
         evaluate(submission, short, other, FullAtTheEnd(store.root), again="judge")
     kept = evaluate(submission, short, Engines(unopened, unopened), store)
     assert kept == first
-    assert {j.grade for _, j in details(store, kept) if isinstance(j, Graded)} == {Grade.GOOD}
+    assert {j.grade for _, (j,) in details(store, kept) if isinstance(j, Graded)} == {Grade.GOOD}
     assert evaluate(submission, short, other, store, again="judge").score.eco.value == 0
 
 
@@ -209,7 +209,7 @@ def test_an_anchor_without_verdicts_does_not_refuse_the_candidate(short: Instrum
 
     result = evaluate(submit(MODEL, short), short, scripted(label=blind), store)
     assert result.score.eco.value == 100
-    assert result.agreement is None
+    assert result.seats[0].agreement is None
 
 
 def test_the_same_command_works_again_once_the_judge_does(short: Instrument, store: LocalStore) -> None:
@@ -218,7 +218,7 @@ def test_the_same_command_works_again_once_the_judge_does(short: Instrument, sto
         evaluate(submission, short, scripted(label=lambda c, labels: Failure(cause="rejected")), store)
     result = evaluate(submission, short, Engines(unopened, scripted().judge), store)
     assert result.score.counts.ungraded == 0
-    assert result.agreement is not None
+    assert result.seats[0].agreement is not None
 
 
 def test_other_groups_are_another_measurement(demo: Instrument) -> None:
@@ -268,8 +268,8 @@ def test_prompts_of_ones_own_are_scored_with_the_judge_measured_on_gold(demo: In
     own = demo.asking((Prompt(id="a", group="a", text="¿Qué ceno?"), Prompt(id="b", group="b", text="¿Y mañana?")), "x")
     result = evaluate(submit(MODEL, own), own, scripted(label=length_judge), store)
     assert result.score.counts.asked == 2
-    assert result.agreement is not None
-    assert result.agreement.triples == len(demo.gold)
+    assert result.seats[0].agreement is not None
+    assert result.seats[0].agreement.triples == len(demo.gold)
     assert not result.publishable
 
 
@@ -287,14 +287,14 @@ model, judge, root, start = sys.argv[1:5]
 measure = load_instrument("eco-es-demo").limited(12).judged_by(
     "tiny", model=judge, source="local", context=8192, min_label_mass=0.0)
 from eco_eval.settings import Settings
-measure, ref = pipeline.resolve_judge(measure, Settings())
+measure, refs = pipeline.resolve_judges(measure, Settings())
 submission = pipeline.submit(resolve(model), measure)
 from eco_eval.engines.transformers import TransformersEngine
 small = TransformersEngine.__init__
 def batches_of_three(self, *args, **kwargs):
     small(self, *args, **{**kwargs, "batch_size": 3})
 TransformersEngine.__init__ = batches_of_three
-engines = pipeline.open_engines(submission, measure, ref, Settings())
+engines = pipeline.open_engines(submission, measure, refs, Settings())
 print("ready", flush=True)
 result = pipeline.evaluate(submission, measure, engines, LocalStore(Path(root)))
 print(result.model_dump_json())

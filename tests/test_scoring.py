@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eco_eval.errors import TooManyUngraded
-from eco_eval.scoring import agreement, expected_points, score
+from eco_eval.readings import expected_points
+from eco_eval.scoring import agreement, score
 from eco_eval.types import (
     GRADES,
     Answer,
@@ -39,7 +40,7 @@ def verdict(number: int, letter: str) -> Judgement:
 def scored(letters: str, allowed: float = 0.99, answers: Sequence[Answer] | None = None) -> Score:
     prompts = [Prompt(id=f"p{i}", group=f"p{i}", text="x") for i in range(len(letters))]
     written = answers or [Answer(prompt_id=p.id, text="Hola") for p in prompts]
-    return score(prompts, written, [verdict(i, letter) for i, letter in enumerate(letters)], allowed)
+    return score(prompts, written, [[verdict(i, letter) for i, letter in enumerate(letters)]], allowed)
 
 
 class TestScore:
@@ -52,7 +53,7 @@ class TestScore:
     def test_controls_are_scored_apart(self) -> None:
         prompts = [Prompt(id=f"p{i}", group=f"p{i}", text="x", control=i > 2, codes=("PWM",)) for i in range(6)]
         answers = [Answer(prompt_id=p.id, text="Hola") for p in prompts]
-        found = score(prompts, answers, [verdict(i, letter) for i, letter in enumerate("gr.gbb")], 0.5)
+        found = score(prompts, answers, [[verdict(i, letter) for i, letter in enumerate("gr.gbb")]], 0.5)
         assert found.eco.value == 75
         assert found.controls is not None
         assert found.controls.value == pytest.approx(100 / 3)
@@ -100,7 +101,7 @@ class TestScore:
             verdict(3, "g"),
         ]
         with pytest.raises(TooManyUngraded) as caught:
-            score(prompts, [Answer(prompt_id=p.id, text="x") for p in prompts], verdicts, 0.5)
+            score(prompts, [Answer(prompt_id=p.id, text="x") for p in prompts], [verdicts], 0.5)
         assert caught.value.values["ungraded"] == 3
         assert caught.value.values["asked"] == 4
         assert caught.value.values["causes"] == "off_label, too_long"
@@ -127,7 +128,7 @@ class TestScore:
             for i, (c, k) in enumerate(zip(codes, ("plan", "advice", None, "plan"), strict=True))
         ]
         verdicts = [verdict(i, letter) for i, letter in enumerate("gbg.")]
-        found = score(prompts, [Answer(prompt_id=p.id, text="x") for p in prompts], verdicts, 0.5)
+        found = score(prompts, [Answer(prompt_id=p.id, text="x") for p in prompts], [verdicts], 0.5)
         assert {code: (part.value, part.n) for code, part in found.by_code.items()} == {"SC": (50, 2), "WA": (100, 1)}
         assert list(found.by_code) == ["SC", "WA"]
         assert {kind: part.value for kind, part in found.by_kind.items()} == {"advice": 0, "plan": 100}
@@ -136,14 +137,14 @@ class TestScore:
     def test_paraphrases_of_a_prompt_are_one_group(self) -> None:
         prompts = [Prompt(id=f"p{i}", group=f"g{i // 3}", text="x") for i in range(30)]
         verdicts = [verdict(i, "gb"[i // 3 % 2]) for i in range(30)]
-        found = score(prompts, [Answer(prompt_id=p.id, text="x") for p in prompts], verdicts, 0)
+        found = score(prompts, [Answer(prompt_id=p.id, text="x") for p in prompts], [verdicts], 0)
         alone = scored("gb" * 5)
         assert (found.eco.n, found.eco.groups) == (30, 10)
         assert (found.eco.low, found.eco.high) == pytest.approx((alone.eco.low, alone.eco.high))
 
     def test_lists_of_different_lengths_are_a_bug(self) -> None:
         with pytest.raises(ValueError, match="zip"):
-            score([Prompt(id="a", group="a", text="x")], [], [], 0.5)
+            score([Prompt(id="a", group="a", text="x")], [], [[]], 0.5)
 
 
 class TestSoftScore:
@@ -153,16 +154,16 @@ class TestSoftScore:
 
     def test_it_is_the_expected_value(self) -> None:
         other = self.soft.model_copy(update={"probabilities": (0.0, 0.5, 0.5), "grade": BAD})
-        found = score(self.prompts, self.answers, [self.soft, other], 0)
+        found = score(self.prompts, self.answers, [[self.soft, other]], 0)
         assert found.soft is not None
         assert found.soft.value == pytest.approx(100 * (0.8 + 0.25) / 2)
         assert found.eco.value == 50
 
     def test_one_hard_label_leaves_none(self) -> None:
-        assert score(self.prompts, self.answers, [self.soft, verdict(1, "g")], 0).soft is None
+        assert score(self.prompts, self.answers, [[self.soft, verdict(1, "g")]], 0).soft is None
 
     def test_a_missing_verdict_leaves_the_others(self) -> None:
-        found = score(self.prompts, self.answers, [self.soft, verdict(1, ".")], 0.5)
+        found = score(self.prompts, self.answers, [[self.soft, verdict(1, ".")]], 0.5)
         assert found.soft is not None
         assert (found.soft.value, found.soft.n) == (pytest.approx(80), 1)
 
@@ -192,7 +193,9 @@ class TestAgreement:
         found = agreement(triples(*[letters] * 20), [f"p{i}" for i in range(20)])
         assert found is not None
         assert (found.order.value, found.strict.value, found.exact.value) == (order, strict, exact)
-        assert kappa is None or found.kappa == pytest.approx(kappa)
+        assert found.kappa is not None
+        assert kappa is None or found.kappa.value == pytest.approx(kappa)
+        assert found.kappa.low <= found.kappa.value <= found.kappa.high
         assert found.triples == 20
         for part in (found.order, found.strict, found.exact):
             assert 0 <= part.low <= part.value <= part.high <= 100

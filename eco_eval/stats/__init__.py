@@ -21,6 +21,7 @@ from eco_eval.stats.comparison import (
     rank_intervals,
     win_rate,
 )
+from eco_eval.stats.correction import missing_bounds
 from eco_eval.stats.intervals import (
     FEW_GROUPS,
     LEVEL,
@@ -45,6 +46,7 @@ __all__ = [
     "kappa_estimate",
     "mean_of_classes",
     "mean_of_shares",
+    "missing_bounds",
     "ordinal_alpha",
     "outcome_table",
     "paired_difference",

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from eco_eval.stats.comparison import holm
 from eco_eval.stats.intervals import LEVEL, Floats, clustered_mean, members
-from eco_eval.types import Estimate, Record
+from eco_eval.types import Estimate, Record, Withheld
 
 Classes = Sequence[int] | npt.NDArray[Any]
 Numbers = Sequence[float] | Floats
@@ -36,13 +36,6 @@ MIN_AUDITS = 60
 
 MIN_STRATUM = 10
 """Audited groups a stratum needs to be tested."""
-
-
-class Withheld(Record):
-    """No number, and why: `reason` for programs, `detail` with the figures that decided."""
-
-    reason: Literal["little_gold", "ill_conditioned", "impossible_shares", "few_audits", "same_length"]
-    detail: str
 
 
 class Gold(NamedTuple):

@@ -11,8 +11,9 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from eco_eval.board import Board, Row, Section, display_name
-from eco_eval.types import GRADES, Agreement, Answer, Estimate, Graded, Judgement, Result
+from eco_eval.board import Board, Places, Row, Section
+from eco_eval.results import Reading, display_name
+from eco_eval.types import GRADES, Agreement, Estimate, Graded, Judgement, Result, Seat, Withheld
 from eco_eval.ui.texts import Texts
 
 _COLOURS = {"good": "green", "regular": "yellow", "bad": "red"}
@@ -28,8 +29,10 @@ def print_board(board: Board, t: Texts, where: Path) -> None:
         console.print(t("cli.board.empty", where=where), markup=False)
     for section in board.sections:
         console.print(_table(section, t, drawn=console.width >= _WIDE))
-        lines = judge_lines(section.stand_in_judge, section.judge, section.agreement, t)
-        console.print(Text(lines, style="dim"))
+        for line in judge_lines(section.judges, t):
+            console.print(Text(line, style="dim"))
+        if any(row.places for row in section.models):
+            console.print(Text(t("cli.board.places_note"), style="dim"))
 
 
 def print_score(result: Result, t: Texts) -> None:
@@ -46,22 +49,27 @@ def print_score(result: Result, t: Texts) -> None:
         groups=eco.groups,
     )
     console.print(Text(line, style="bold"))
+    for adjusted in adjusted_lines(result, t):
+        console.print(Text(adjusted))
     if result.score.controls is not None:
         console.print(Text(controls_line(result.score.controls, t)))
     console.print(Text(t("score.counts", **counts.model_dump(exclude={"graded"}))))
-    judge = result.provenance.judge
-    name = judge.model if judge else "—"
-    console.print(Text(judge_lines(result.stand_in_judge, name, result.agreement, t), style="dim"))
+    for line in judge_lines(result.seats, t):
+        console.print(Text(line, style="dim"))
+    for line in panel_lines(result, t):
+        console.print(Text(line))
+    for line in flag_lines(result, t):
+        console.print(Text(line, style="yellow"))
     if not result.publishable:
-        reason = t(f"score.reason_{'stand_in' if result.stand_in_judge else 'unlocked'}")
+        reason = t(f"score.reason_{'stand_in' if result.has_stand_in else 'unlocked'}")
         console.print(Text(t("score.not_publishable", reason=reason), style="yellow"))
     console.print(Text(t("score.id", id=result.id), style="dim"))
 
 
-def print_result(result: Result, pairs: Sequence[tuple[Answer, Judgement]], t: Texts) -> None:
-    """Every answer with its verdict, then the score."""
+def print_result(result: Result, readings: Sequence[Reading], t: Texts) -> None:
+    """Every answer with its verdicts, then the score."""
     console = Console(highlight=False)
-    for answer, judgement in pairs:
+    for answer, verdicts in readings:
         body = Text()
         if answer.prompt:
             body.append(f"{t('cli.show.prompt')}: ", "dim").append(plain(answer.prompt) + "\n\n")
@@ -71,20 +79,27 @@ def print_result(result: Result, pairs: Sequence[tuple[Answer, Judgement]], t: T
         if answer.reasoning:
             words = len(answer.reasoning.split())
             body.append("\n" + t("cli.show.reasoning", words=words), "dim")
-        if isinstance(judgement, Graded) and judgement.analysis:
-            body.append(f"\n\n{t('cli.show.analysis')}: {plain(judgement.analysis)}", "dim")
-        title = Text(plain(answer.prompt_id) + " · ").append_text(_verdict(judgement, t))
+        title = Text(plain(answer.prompt_id))
+        for judgement in verdicts:
+            title.append(" · ").append_text(_verdict(judgement, t))
+            if isinstance(judgement, Graded) and judgement.analysis:
+                body.append(f"\n\n{t('cli.show.analysis')}: {plain(judgement.analysis)}", "dim")
         console.print(Panel(body, title=title, title_align="left"))
-    if not pairs:
+    if not readings:
         console.print(t("cli.show.none"), markup=False)
     if result.attribution:
         console.print(Text(t("score.attribution", who=plain(result.attribution)), style="dim"))
     print_score(result, t)
 
 
-def judge_lines(stand_in: bool, judge: str, agreement: Agreement | None, t: Texts) -> str:
-    """Who judged, and its measured agreement: these stand beside every score."""
-    who = t("judge.stand_in" if stand_in else "judge.real", judge=plain(judge))
+def judge_lines(seats: Sequence[Seat], t: Texts) -> list[str]:
+    """Who judged, and the measured agreement of each: these stand beside every score."""
+    return [_judge_line(seat, t) for seat in seats]
+
+
+def _judge_line(seat: Seat, t: Texts) -> str:
+    who = t("judge.stand_in" if seat.stand_in else "judge.real", judge=plain(seat.name))
+    agreement = seat.agreement
     if agreement is None:
         return f"{who} {t('judge.unknown')}"
     measured = t(
@@ -94,9 +109,61 @@ def judge_lines(stand_in: bool, judge: str, agreement: Agreement | None, t: Text
         low=t.number(agreement.order.low, 0),
         high=t.number(agreement.order.high, 0),
         exact=t.number(agreement.exact.value, 0),
-        kappa=t.number(agreement.kappa, 2),
+        kappa=_kappa(agreement, t),
     )
     return f"{who} {measured}"
+
+
+def _kappa(agreement: Agreement, t: Texts) -> str:
+    kappa = agreement.kappa
+    if kappa is None:
+        return "—"
+    return f"{t.number(kappa.value, 2)} ({t.number(kappa.low, 2)} … {t.number(kappa.high, 2)})"
+
+
+def panel_lines(result: Result, t: Texts) -> list[str]:
+    """What each judge of a panel says alone, and how far they agree; nothing for one judge."""
+    if len(result.seats) < 2:
+        return []
+    lines = [
+        t("judge.alone", judge=plain(seat.name), value=t.number(seat.eco.value), interval=interval(seat.eco, t))
+        for seat in result.seats
+    ]
+    if result.consensus is not None:
+        value, low, high = (t.number(getattr(result.consensus, end), 2) for end in ("value", "low", "high"))
+        lines.append(t("judge.consensus", value=value, low=low, high=high))
+    return lines
+
+
+def adjusted_lines(result: Result, t: Texts) -> list[str]:
+    """The score without the judge's errors and without its taste for length, or why there is none."""
+    return [
+        _adjusted_line(name, found, t)
+        for name, found in (("corrected", result.score.corrected), ("length", result.score.length_controlled))
+    ]
+
+
+def _adjusted_line(name: str, found: Estimate | Withheld, t: Texts) -> str:
+    if isinstance(found, Withheld):
+        return t(f"score.no_{name}", reason=t(f"withheld.{found.reason}", detail=found.detail))
+    method = t(f"method.{found.method}")
+    return t(f"score.{name}", value=t.number(found.value), interval=interval(found, t), method=method)
+
+
+def flag_lines(result: Result, t: Texts) -> list[str]:
+    """What a reader should bear in mind about this very result."""
+    return [
+        t("judge.same_family", judge=plain(seat.name), evidence=plain(seat.same_family))
+        for seat in result.seats
+        if seat.same_family
+    ]
+
+
+def places(found: Places | None) -> str:
+    """From the best to the worst place."""
+    if found is None:
+        return ""
+    return str(found.best) if found.best == found.worst else f"{found.best}–{found.worst}"
 
 
 def controls_line(controls: Estimate, t: Texts) -> str:
@@ -122,6 +189,7 @@ def plain(text: str) -> str:
 def _table(section: Section, t: Texts, drawn: bool) -> Table:
     title = Text(t("cli.board.title", instrument=plain(section.instrument)))
     table = Table(title=title, title_justify="left")
+    table.add_column(t("cli.board.places"), justify="right", no_wrap=True)
     table.add_column(t("cli.board.model"), overflow="fold", min_width=14)
     table.add_column(t("cli.board.eco"), justify="right", style="bold", no_wrap=True)
     table.add_column(t("cli.board.interval"), justify="right", no_wrap=True)
@@ -130,7 +198,9 @@ def _table(section: Section, t: Texts, drawn: bool) -> Table:
     table.add_column(t("cli.board.shares"), justify="right", min_width=8)
     table.add_column(t("cli.board.missing"), justify="right", min_width=6)
     table.add_column(t("cli.board.result"), style="dim", no_wrap=True)
-    for row in section.models:
+    for number, row in enumerate(section.models):
+        if number and row.tier != section.models[number - 1].tier:
+            table.add_section()
         table.add_row(*_cells(row, t, drawn))
     if section.anchors:
         table.caption = f"* {t('cli.board.anchors')}"
@@ -144,7 +214,7 @@ def _table(section: Section, t: Texts, drawn: bool) -> Table:
 def _cells(row: Row, t: Texts, drawn: bool) -> list[Text]:
     counts = row.result.score.counts
     mark = "* " if row.result.is_anchor else ""
-    cells = [mark + model_name(row, t), t.number(row.eco.value), interval(row.eco, t)]
+    cells = [places(row.places), mark + model_name(row, t), t.number(row.eco.value), interval(row.eco, t)]
     if drawn:
         cells.append(_drawn(row.eco))
     cells.append("/".join(t.number(row.shares[grade], 0) for grade in GRADES))

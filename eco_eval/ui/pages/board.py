@@ -5,10 +5,11 @@ from __future__ import annotations
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from eco_eval.board import Board, Row, Section, build, load_results
+from eco_eval.board import Board, Row, Section, build
+from eco_eval.results import load_results
 from eco_eval.store import Store
 from eco_eval.types import GRADES, Estimate
-from eco_eval.ui.terminal import interval, judge_lines, model_name, plain
+from eco_eval.ui.terminal import interval, judge_lines, model_name, places, plain
 from eco_eval.ui.texts import Texts
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def render(board: Board, broken: list[str], t: Texts) -> str:
     if not board.sections:
         return f"<div class='eco'><p>{escape(t('page.empty'))}</p></div>"
     parts = [_section(section, t) for section in board.sections]
-    parts.append(f"<p class='eco-note'>{escape(t('page.no_rank'))}</p>")
+    parts.append(f"<p class='eco-note'>{escape(t('page.places_note'))}</p>")
     if broken:
         parts.append(f"<p class='eco-warn'>{escape(t('page.broken', paths=', '.join(broken)))}</p>")
     return f"<div class='eco'>{''.join(parts)}</div>"
@@ -65,16 +66,18 @@ def _read(store: Store) -> tuple[Board, list[str]]:
 
 
 def _section(section: Section, t: Texts) -> str:
-    heads = ("model", "eco", "interval", "good", "regular", "bad", "n", "notes")
+    heads = ("places", "model", "eco", "interval", "good", "regular", "bad", "n", "notes")
     cells = "".join(f"<th scope='col' class='{_CSS[head]}'>{escape(t(f'page.column_{head}'))}</th>" for head in heads)
-    rows = "".join(_row(row, t) for row in section.models)
+    tiers = [None, *(row.tier for row in section.models)]
+    starts = [number > 0 and row.tier != tiers[number] for number, row in enumerate(section.models)]
+    rows = "".join(_row(row, t, starts_tier=new) for row, new in zip(section.models, starts, strict=True))
     if section.anchors:
         rows += f"<tr class='split'><td colspan='{len(heads)}'>{escape(t('cli.board.anchors'))}</td></tr>"
         rows += "".join(_row(row, t) for row in section.anchors)
-    css = "eco-warn" if section.stand_in_judge else "eco-note"
-    judge = judge_lines(section.stand_in_judge, section.judge, section.agreement, t)
+    css = "eco-warn" if section.has_stand_in else "eco-note"
+    judges = "".join(f"<p class='{css}'>{escape(line)}</p>" for line in judge_lines(section.judges, t))
     return (
-        f"<h2>{escape(plain(section.instrument))}</h2><p class='{css}'>{escape(judge)}</p>"
+        f"<h2>{escape(plain(section.instrument))}</h2>{judges}"
         f"<div class='eco-scroll' tabindex='0'><table><thead><tr>{cells}</tr></thead>"
         f"<tbody>{rows}</tbody></table></div>"
     )
@@ -82,6 +85,7 @@ def _section(section: Section, t: Texts) -> str:
 
 # `wide` columns are left out on a phone.
 _CSS = {
+    "places": "num",
     "model": "name",
     "eco": "num",
     "interval": "",
@@ -93,7 +97,7 @@ _CSS = {
 }
 
 
-def _row(row: Row, t: Texts) -> str:
+def _row(row: Row, t: Texts, *, starts_tier: bool = False) -> str:
     counts = row.result.score.counts
     incidents = [
         t(f"page.incident_{name}", count=count)
@@ -101,6 +105,7 @@ def _row(row: Row, t: Texts) -> str:
         if count
     ]
     cells = {
+        "places": places(row.places),
         "model": escape(model_name(row, t)),
         "eco": f"<b>{t.number(row.eco.value)}</b><small>{escape(interval(row.eco, t))}</small>",
         "interval": range_svg(row.eco, t),
@@ -109,4 +114,5 @@ def _row(row: Row, t: Texts) -> str:
         "notes": escape(", ".join(incidents)) or "–",
     }
     body = "".join(f"<td class='{_CSS[name]}'>{cell}</td>" for name, cell in cells.items())
-    return f"<tr class='{'anchor' if row.result.is_anchor else ''}'>{body}</tr>"
+    css = "anchor" if row.result.is_anchor else "tier" if starts_tier else ""
+    return f"<tr class='{css}'>{body}</tr>"

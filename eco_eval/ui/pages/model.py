@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from eco_eval.board import build, details, display_name, load_results
+from eco_eval.board import build
 from eco_eval.errors import EcoEvalError, InputError
+from eco_eval.results import Reading, details, display_name, load_results
 from eco_eval.store import Store
-from eco_eval.types import Answer, Estimate, Grade, Graded, Judgement, Result
+from eco_eval.types import Estimate, Grade, Graded, Judgement, Result
 from eco_eval.ui.pages.board import range_svg
-from eco_eval.ui.terminal import controls_line, interval, judge_lines, plain
+from eco_eval.ui.terminal import adjusted_lines, controls_line, flag_lines, interval, judge_lines, panel_lines, plain
 from eco_eval.ui.texts import Texts
 
 if TYPE_CHECKING:
@@ -72,24 +73,31 @@ def page(store: Store, result_id: str | None, grade: str, t: Texts) -> str:
 
 def render(
     result: Result,
-    pairs: Sequence[tuple[Answer, Judgement]],
+    readings: Sequence[Reading],
     grade: str,
     t: Texts,
 ) -> str:
     """One result as HTML; everything that comes from outside is escaped."""
     score = result.score
     name = t(f"anchor.{result.submission.model.name}") if result.is_anchor else display_name(result)
-    judge = result.provenance.judge
-    lines = judge_lines(result.stand_in_judge, judge.model if judge else "—", result.agreement, t)
+    css = "eco-warn" if result.has_stand_in else "eco-note"
+    judges = "".join(f"<p class='{css}'>{escape(line)}</p>" for line in judge_lines(result.seats, t))
+    notes = [*adjusted_lines(result, t), *panel_lines(result, t)]
+    adjusted = "".join(f"<p class='eco-note'>{escape(line)}</p>" for line in notes)
+    flags = "".join(f"<p class='eco-warn'>{escape(line)}</p>" for line in flag_lines(result, t))
     controls = f"<p class='eco-note'>{escape(controls_line(score.controls, t))}</p>" if score.controls else ""
     who = t("score.attribution", who=plain(result.attribution))
     credit = f"<p class='eco-note'>{escape(who)}</p>" if result.attribution else ""
-    kept = [(a, j) for a, j in pairs if grade == "all" or (isinstance(j, Graded) and j.grade.value == grade)]
-    cards = "".join(_card(answer, judgement, t) for answer, judgement in kept)
+    counts = t("score.counts", **score.counts.model_dump(exclude={"graded"}))
+    kept = [
+        reading
+        for reading in readings
+        if grade == "all" or any(isinstance(j, Graded) and j.grade.value == grade for j in reading.verdicts)
+    ]
+    cards = "".join(_card(reading, t) for reading in kept)
     return (
         f"<div class='eco'><h2>{escape(plain(name))}: {t.number(score.eco.value)} ({interval(score.eco, t)})</h2>"
-        f"<p class='{'eco-warn' if result.stand_in_judge else 'eco-note'}'>{escape(lines)}</p>"
-        f"{controls}<p class='eco-note'>{escape(t('score.counts', **score.counts.model_dump(exclude={'graded'})))}</p>"
+        f"{adjusted}{flags}{judges}{controls}<p class='eco-note'>{escape(counts)}</p>"
         f"{_parts(t('page.by_code'), 'code', score.by_code, t)}{_parts(t('page.by_kind'), 'kind', score.by_kind, t)}"
         f"{cards or escape(t('cli.show.none'))}{credit}</div>"
     )
@@ -99,7 +107,8 @@ def as_json(store: Store, result_id: str) -> dict[str, Any]:
     """A result with its answers and verdicts."""
     result = _find(store, result_id)
     rows = [
-        {"answer": a.model_dump(mode="json"), "judgement": j.model_dump(mode="json")} for a, j in details(store, result)
+        {"answer": r.answer.model_dump(mode="json"), "judgements": [j.model_dump(mode="json") for j in r.verdicts]}
+        for r in details(store, result)
     ]
     return {"result": result.model_dump(mode="json"), "answers": rows}
 
@@ -128,7 +137,8 @@ def _parts(title: str, names: str, parts: Mapping[str, Estimate], t: Texts) -> s
     return f"<div class='eco-scroll' tabindex='0'>{table}</div>"
 
 
-def _card(answer: Answer, judgement: Judgement, t: Texts) -> str:
+def _card(reading: Reading, t: Texts) -> str:
+    answer = reading.answer
     question = f"<div class='text asked'>{escape(plain(answer.prompt))}</div>" if answer.prompt else ""
     notes = [
         t(f"page.note_{note}")
@@ -140,17 +150,22 @@ def _card(answer: Answer, judgement: Judgement, t: Texts) -> str:
         if there
     ]
     extra = f"<span class='eco-note'>{escape(', '.join(notes))}</span>" if notes else ""
-    analysis = ""
-    if isinstance(judgement, Graded) and judgement.analysis:
-        findings = "".join(f"<li><b>{escape(k)}</b> {escape(plain(v))}</li>" for k, v in judgement.findings)
-        analysis = (
-            f"<details><summary>{escape(t('cli.show.analysis'))}</summary>"
-            f"<div class='text'>{escape(plain(judgement.analysis))}</div><ul>{findings}</ul></details>"
-        )
+    verdicts = "".join(_verdict(judgement, t) for judgement in reading.verdicts)
+    analysis = "".join(_analysis(judgement, t) for judgement in reading.verdicts)
     return (
-        f"<article class='eco-card'><header>{_verdict(judgement, t)}{extra}"
+        f"<article class='eco-card'><header>{verdicts}{extra}"
         f"<span class='id'>{escape(plain(answer.prompt_id))}</span></header>"
         f"{question}<div class='text'>{escape(plain(answer.text))}</div>{analysis}</article>"
+    )
+
+
+def _analysis(judgement: Judgement, t: Texts) -> str:
+    if not isinstance(judgement, Graded) or not judgement.analysis:
+        return ""
+    findings = "".join(f"<li><b>{escape(k)}</b> {escape(plain(v))}</li>" for k, v in judgement.findings)
+    return (
+        f"<details><summary>{escape(t('cli.show.analysis'))}</summary>"
+        f"<div class='text'>{escape(plain(judgement.analysis))}</div><ul>{findings}</ul></details>"
     )
 
 
