@@ -27,6 +27,7 @@ _DRAWS = 9_999
 _RANK_DRAWS = 1_999
 _SEED = 20_240_611
 _ROUNDING = 1e-9
+_SINGLE = 1e-5
 
 
 class Difference(Record):
@@ -239,7 +240,7 @@ def rank_intervals(scores: Sequence[Sequence[float]] | Floats, groups: Sequence[
         raise ValueError("A model without any verdict has no rank.")
     statistic, critical = _all_pairs(x, groups)
     means = np.nanmean(x, axis=1).round(12)
-    better = (statistic > critical + _ROUNDING) & (means[:, None] > means)
+    better = (statistic > critical * (1 + _SINGLE)) & (means[:, None] > means)
     return RankIntervals(
         best=1 + better.sum(axis=0),
         worst=len(x) - better.sum(axis=1),
@@ -287,22 +288,33 @@ def _sign_flip_p(sums: Floats, signs: Floats) -> float:
 
 
 def _all_pairs(x: Floats, groups: Sequence[str]) -> tuple[Floats, float]:
-    """The statistic of every pair, shape (K, K), and the critical value; a block a model, to hold little at once."""
+    """The statistic of every pair, shape (K, K), and the critical value; a block a model, to hold little at once.
+
+    For two models without gaps the flipped sum of their differences is the difference of their flipped sums, so that
+    patterns are multiplied with models and not with pairs.
+    """
     member, count = members(groups)
     order = np.argsort(member, kind="stable")
     starts = np.searchsorted(member[order], np.arange(count))
     signs = _signs(count, _RANK_DRAWS)
+    gaps = np.asarray(np.isnan(x).any(axis=1))
+    sums = np.add.reduceat(np.nan_to_num(x)[:, order], starts, axis=1)
+    flipped_sums = (sums @ signs).astype(np.float32)
     statistic = np.zeros((len(x), len(x)))
-    highest = np.zeros(signs.shape[1])
+    highest = np.zeros(signs.shape[1], dtype=np.float32)
     for i in range(len(x) - 1):
-        gaps = np.nan_to_num((x[i] - x[i + 1 :])[:, order])
-        sums = np.add.reduceat(gaps, starts, axis=1)
-        size = np.sqrt((sums**2).sum(axis=1, keepdims=True))
-        unit = np.divide(sums, size, out=np.zeros_like(sums), where=size > _ROUNDING)
-        statistic[i, i + 1 :] = unit.sum(axis=1)
+        difference, flipped = sums[i] - sums[i + 1 :], flipped_sums[i] - flipped_sums[i + 1 :]
+        partial = np.flatnonzero(np.logical_or(gaps[i + 1 :], gaps[i]))
+        if len(partial):
+            shared = np.nan_to_num((x[i] - x[i + 1 :][partial])[:, order])
+            difference[partial] = np.add.reduceat(shared, starts, axis=1)
+            flipped[partial] = difference[partial] @ signs
+        size = np.sqrt(np.einsum("jg,jg->j", difference, difference))
+        scale = np.divide(1.0, size, out=np.zeros_like(size), where=size > _ROUNDING)
+        statistic[i, i + 1 :] = difference.sum(axis=1) * scale
         statistic[i + 1 :, i] = -statistic[i, i + 1 :]
-        flipped = unit @ signs
-        np.maximum(highest, np.abs(flipped, out=flipped).max(axis=0), out=highest)
+        flipped *= scale.astype(np.float32)[:, None]
+        np.maximum(highest, np.maximum(flipped.max(axis=0), -flipped.min(axis=0)), out=highest)
     allowed = int((1 - LEVEL) * len(highest) + _ROUNDING)
     return statistic, float(np.sort(highest)[::-1][allowed])
 

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from eco_eval.stats.comparison import holm
-from eco_eval.stats.intervals import LEVEL, Floats, clustered_mean, members
+from eco_eval.stats.intervals import LEVEL, Floats, clustered_mean, members, t_quantile
 from eco_eval.types import Estimate, Record, Withheld
 
 Classes = Sequence[int] | npt.NDArray[Any]
@@ -324,9 +324,3 @@ def bounded(
         groups=len(set(groups)),
         method=method,
     )
-
-
-def t_quantile(probability: float, freedom: int) -> float:
-    from scipy.special import stdtrit
-
-    return float(stdtrit(freedom, probability))

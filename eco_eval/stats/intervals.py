@@ -37,8 +37,6 @@ def clustered_mean(values: Sequence[float] | Floats, groups: Sequence[str]) -> E
     Raises:
         ValueError: fewer than two groups: no spread can be told.
     """
-    from scipy import stats as scipy_stats
-
     x = np.asarray(values, dtype=float)
     member, g = members(groups)
     if g < 2:
@@ -46,7 +44,7 @@ def clustered_mean(values: Sequence[float] | Floats, groups: Sequence[str]) -> E
     mean = float(x.mean())
     sums = np.bincount(member, weights=x - mean)
     error = float(np.sqrt(g / (g - 1) * np.sum(sums**2)) / len(x))
-    half = float(scipy_stats.t.ppf(0.5 + LEVEL / 2, g - 1)) * error
+    half = t_quantile(0.5 + LEVEL / 2, g - 1) * error
     return Estimate(value=mean, low=mean - half, high=mean + half, n=len(x), groups=g, method="clustered-t")
 
 
@@ -161,6 +159,13 @@ def wilson(successes: int, n: int) -> Estimate:
     half = z * float(np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))) / (1 + z**2 / n)
     low, high = max(0.0, min(centre - half, share)), min(1.0, max(centre + half, share))
     return Estimate(value=share, low=low, high=high, n=n, groups=n, method="wilson")
+
+
+def t_quantile(probability: float, freedom: int) -> float:
+    """The quantile of Student's t."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(freedom, probability))
 
 
 def members(groups: Sequence[str]) -> tuple[npt.NDArray[np.intp], int]:

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from eco_eval.stats.correction import Numbers, bounded, t_quantile
-from eco_eval.stats.intervals import LEVEL, Floats, clustered_mean, members
+from eco_eval.stats.correction import Numbers, bounded
+from eco_eval.stats.intervals import LEVEL, Floats, clustered_mean, members, t_quantile
 from eco_eval.types import Estimate, Withheld
 
 
