@@ -157,10 +157,12 @@ def make_card(
         confusion=_counts(graded),
         agreement=agreement,
         baselines=_baselines([prompt for prompt, _ in graded]),
+        worst=_mean([prompt for prompt, _ in graded], [three[2] for _, three in graded]),
         parts=_parts(graded),
         calibration=tuple(Bin(said=b.probability, deserved=b.correct, n=b.n) for b in curve.curve if b.n),
         calibration_error=curve.error,
         attacks=false_good,
+        scores={name: _score(triples, attacks[name]) for name in false_good},
         kept={name: share for name, share in kept.items() if share is not None},
         grades=grades,
         drift=_drift(grades, before),
@@ -206,14 +208,17 @@ def _or_none(coefficient: Callable[[], Estimate]) -> Estimate | None:
         return None
 
 
-def _baselines(prompts: Sequence[Prompt]) -> dict[str, dict[str, float]]:
-    constant = best_constant([0, 1, 2] * len(prompts), POINTS)
-    found = {"constant": {"exact": 100 * constant.exact, "order": 50.0}}
+def _baselines(prompts: Sequence[Prompt]) -> dict[str, dict[str, Estimate]]:
     groups = [prompt.group for prompt in prompts]
+    truth = [0, 1, 2] * len(prompts)
+    said = best_constant(truth, POINTS).said
+    hits = mean_of_classes([int(k != said) for k in truth], [g for g in groups for _ in range(3)], (1.0, 0.0))
+    ties = triple_order([[0, 0, 0]] * len(prompts), groups).best_over_worst
+    found = {"constant": {"exact": percent(hits), "order": percent(ties)}}
     ways: dict[str, Callable[[str], float]] = {"length": len, "eco_words": eco_words}
     for name, count in ways.items():
         scores = [[count(text or "") for text in (p.best, p.ambivalent, p.worst)] for p in prompts]
-        found[name] = {"order": 100 * triple_order(scores, groups).best_over_worst.value}
+        found[name] = {"order": percent(triple_order(scores, groups).best_over_worst)}
     return found
 
 
@@ -251,6 +256,15 @@ def _length(prompt: Prompt) -> str:
 def _share(verdicts: Verdicts, holds: Callable[[Graded], bool]) -> Estimate | None:
     graded = [j for j in verdicts if isinstance(j, Graded)]
     return percent(wilson(sum(holds(j) for j in graded), len(graded))) if graded else None
+
+
+def _score(prompts: Sequence[Prompt], verdicts: Verdicts) -> Estimate | None:
+    both = [(p, j) for p, j in zip(prompts, verdicts, strict=True) if isinstance(j, Graded)]
+    return _mean([p for p, _ in both], [j for _, j in both]) if both else None
+
+
+def _mean(prompts: Sequence[Prompt], graded: Sequence[Graded]) -> Estimate:
+    return percent(mean_of_classes([GRADES.index(j.grade) for j in graded], [p.group for p in prompts], POINTS))
 
 
 def _kept(before: Verdicts, after: Verdicts) -> Estimate | None:

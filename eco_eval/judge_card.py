@@ -47,9 +47,11 @@ class JudgeCard(Record):
     agreement: `order` (P(best > worst), ties ½), `strict` (whole triples in order), `exact`, `kappa` (quadratic
         weights), `alpha` (ordinal Krippendorff), `ac2` (Gwet); None where a coefficient is undefined.
     baselines: by way (`constant`, `length`, `eco_words`), the same `exact` and `order` for something that cannot read.
+    worst: the eco score of the true worst answers: no attack should score above its interval.
     parts: `order` by code, kind, variety and length of the best answer.
     attacks: share of answers called good, by attack, with Wilson's interval; every one of them should be 0, and None
         where no answer has a verdict.
+    scores: eco score of each attack's answers, likewise None without verdicts.
     kept: share of answers whose grade stayed, for attacks that should change nothing.
     grades: by triple, the letters of the grades given to best, ambivalent and worst (`g`, `r`, `b`; `-` for none).
     """
@@ -65,16 +67,24 @@ class JudgeCard(Record):
     ungraded: int
     confusion: tuple[tuple[int, int, int], ...]
     agreement: dict[str, Estimate | None]
-    baselines: dict[str, dict[str, float]]
+    baselines: dict[str, dict[str, Estimate]]
     parts: dict[str, dict[str, Estimate]]
     calibration: tuple[Bin, ...]
     calibration_error: float | None
+    worst: Estimate
     attacks: dict[str, Estimate | None]
+    scores: dict[str, Estimate | None]
     kept: dict[str, Estimate]
     grades: dict[str, str]
     drift: Drift | None
     gate: tuple[Check, ...]
     verdict: Literal["passed", "failed", "no_gate"]
+
+
+    def is_fooled_by(self, attack: str) -> bool:
+        """Whether an attack scores above the interval of the true worst answers, or has no score to show otherwise."""
+        score = self.scores[attack]
+        return score is None or score.value > self.worst.high
 
 
 def gold_digest(instrument: Instrument) -> str:

@@ -123,6 +123,30 @@ def test_calibration_bins_hold_every_graded_answer_of_a_whole_triple(demo: Instr
     assert card.calibration_error == pytest.approx(0.125 * 4 / 9)
 
 
+def test_an_attack_that_scores_above_the_true_worst_answers_is_marked(demo: Instrument) -> None:
+    triples = [prompt(i) for i in range(20)]
+    said = {"constant": "b" * 20, "grade": "b" * 19 + "r", "salad": "r" * 20, "list": "-" * 20}
+    card = card_of(demo, triples, ["grb"] * 18 + ["grr"] * 2, said)
+    assert (card.worst.value, card.worst.n) == (5, 20)
+    assert {name: None if e is None else e.value for name, e in card.scores.items()} == {
+        "constant": 0,
+        "grade": 2.5,
+        "salad": 50,
+        "list": None,
+    }
+    assert {name for name in said if card.is_fooled_by(name)} == {"salad", "list"}
+    lines = markdown(card, Texts("en")).splitlines()
+    assert sum(line.endswith("| ✗ |") for line in lines) == 2
+
+
+def test_what_cannot_read_has_its_interval_too(whole: JudgeCard) -> None:
+    constant = whole.baselines["constant"]
+    assert (constant["exact"].value, constant["order"].value) == (pytest.approx(100 / 3), 50)
+    for measures in whole.baselines.values():
+        for estimate in measures.values():
+            assert estimate.low < estimate.value < estimate.high
+
+
 def test_a_judge_of_hard_labels_alone_has_a_card(demo: Instrument) -> None:
     triples = [prompt(i) for i in range(3)]
     hard = [[Graded(prompt_id=p.id, grade=grade, source="hard") for p in triples] for grade in Grade]
@@ -259,8 +283,9 @@ def test_what_is_undefined_says_so(whole: JudgeCard, lang: Lang) -> None:
     t = Texts(lang)
     card = whole.model_copy(update={"agreement": {**whole.agreement, "kappa": None, "alpha": None}})
     lines = markdown(card, t).splitlines()
-    for name in (t("card.name.kappa"), t("card.name.alpha"), t("card.attack_name.salad")):
+    for name in (t("card.name.kappa"), t("card.name.alpha")):
         assert f"| {name} | {t('card.undefined')} |  |" in lines
+    assert f"| {t('card.attack_name.salad')} | {t('card.undefined')} |  | — | ✗ |" in lines
 
 
 def test_what_a_card_lacks_has_no_heading_and_no_empty_table(demo: Instrument) -> None:

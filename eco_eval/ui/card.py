@@ -55,15 +55,23 @@ def markdown(card: JudgeCard, t: Texts) -> str:
         _table(
             [t("card.way"), t("card.name.order"), t("card.name.exact")],
             [
-                [t(f"card.way_{way}"), *(_number(found.get(key), t) for key in ("order", "exact"))]
+                [t(f"card.way_{way}"), *(_with_interval(found.get(key), t) for key in ("order", "exact"))]
                 for way, found in card.baselines.items()
             ],
         ),
         f"## {t('card.attacks')}",
-        t("card.attacks_note"),
+        t("card.attacks_note", worst=_with_interval(card.worst, t)),
         _table(
-            [t("card.attack"), t("card.false_good"), t("page.column_interval")],
-            [[t(f"card.attack_name.{key}"), *_cells(found, t, "attack")] for key, found in card.attacks.items()],
+            [t("card.attack"), t("card.false_good"), t("page.column_interval"), t("card.score"), ""],
+            [
+                [
+                    t(f"card.attack_name.{key}"),
+                    *_cells(found, t, "attack"),
+                    _with_interval(card.scores[key], t),
+                    "✗" if card.is_fooled_by(key) else "✓",
+                ]
+                for key, found in card.attacks.items()
+            ],
         ),
     ]
     if card.kept:
@@ -157,6 +165,10 @@ def _cells(found: Estimate | None, t: Texts, key: str) -> list[str]:
         return [t("card.undefined"), ""]
     digits = 2 if key in ("kappa", "alpha", "ac2") else 1
     return [t.number(found.value, digits), f"{t.number(found.low, digits)}–{t.number(found.high, digits)}"]
+
+
+def _with_interval(found: Estimate | None, t: Texts) -> str:
+    return "—" if found is None else f"{t.number(found.value)} ({t.number(found.low)}–{t.number(found.high)})"
 
 
 def _number(value: float | None, t: Texts, digits: int = 1) -> str:
