@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from eco_eval.compare import compare
+from eco_eval.compare import Twin, compare, find_twins
 from eco_eval.engines.base import Engine
 from eco_eval.engines.scripted import ScriptedEngine
 from eco_eval.errors import InputError
-from eco_eval.instrument import Instrument
+from eco_eval.instrument import Instrument, load_instrument
 from eco_eval.pipeline import Engines, evaluate, submit
 from eco_eval.stats import clustered_mean
 from eco_eval.store import LocalStore
@@ -123,3 +123,95 @@ def test_a_model_is_as_good_as_itself(short: Instrument, store: LocalStore, prom
     assert (found.difference.estimate.value, found.difference.p) == (0, 1)
     assert found.farthest == ()
     assert found.wins.rate.value == 50
+
+
+# --- in several languages
+
+
+@pytest.fixture(scope="module")
+def twins() -> tuple[Instrument, Instrument]:
+    """The same thirty prompts in Spanish and in English."""
+    spanish, english = (load_instrument(f"eco-{lang}-v1").with_judge_at("0" * 40) for lang in ("es", "en"))
+    ids = {prompt.id for prompt in spanish.limited(30).asked}
+    return spanish.limited(30), english.asking(tuple(p for p in english.asked if p.id in ids), "half")
+
+
+def direct(instrument: Instrument) -> Instrument:
+    """Judged without a written analysis, which a scripted judge does not write."""
+    return instrument.judged_by("direct", mode="direct", max_tokens=1)
+
+
+def by_id(instrument: Instrument) -> dict[str, Prompt]:
+    return {prompt.id: prompt for prompt in instrument.asked}
+
+
+def test_what_carries_over_from_one_language_to_another(
+    twins: tuple[Instrument, Instrument], store: LocalStore
+) -> None:
+    spanish, english = (direct(instrument) for instrument in twins)
+    a, b = scored(spanish, store, "alineado", "g"), scored(spanish, store, "base", "b")
+    c, d = scored(english, store, "alineado", "gb"), scored(english, store, "base", "b")
+    found = compare(store, a, b, by_id(spanish), [Twin(c, d, by_id(english))])
+    first, second = found.languages
+    assert (first.lang, first.difference.difference.estimate.value, first.change) == ("es", 100, None)
+    assert second.lang == "en"
+    kept = [p for p in english.asked if not p.control]
+    half = 100 * sum(english.asked.index(p) % 2 == 0 for p in kept) / len(kept)
+    assert second.difference.difference.estimate.value == pytest.approx(half)
+    assert second.change is not None
+    change = second.change.difference.estimate
+    assert change.value == pytest.approx(half - 100)
+    assert change.n == len(kept)
+    assert change.high < 0
+    assert second.change.adjusted_p < 0.05
+
+
+def test_one_language_has_no_table_of_languages(
+    twins: tuple[Instrument, Instrument], store: LocalStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spanish, english = (direct(instrument) for instrument in twins)
+    a, b = scored(spanish, store, "alineado", "g"), scored(spanish, store, "base", "b")
+    assert compare(store, a, b, by_id(spanish)).languages == ()
+    c, d = scored(english, store, "alineado", "gr"), scored(english, store, "base", "b")
+    for lang, title in (("es", "Por lengua"), ("en", "By language")):
+        t = Texts(lang)
+        print_comparison(compare(store, a, b, by_id(spanish)), t)
+        assert title not in capsys.readouterr().out
+        print_comparison(compare(store, a, b, by_id(spanish), [Twin(c, d, by_id(english))]), t)
+        shown = capsys.readouterr().out
+        assert title in shown
+        assert t("lang.en") in shown
+
+
+def test_twins_are_the_same_models_under_one_other_instrument(
+    twins: tuple[Instrument, Instrument], store: LocalStore
+) -> None:
+    spanish, english = (direct(instrument) for instrument in twins)
+    a, b = scored(spanish, store, "alineado", "g"), scored(spanish, store, "base", "b")
+    c, d = scored(english, store, "alineado", "g"), scored(english, store, "base", "b")
+    alone = scored(english, store, "otro", "g")
+    every = [a, b, c, d, alone]
+    assert find_twins(every, a, b) == [(c, d)]
+    assert find_twins(every, b, a) == [(d, c)]
+    assert find_twins([a, b, c, alone], a, b) == []
+    assert find_twins(every, c, d) == [(a, b)]
+
+
+def test_the_command_finds_the_other_languages_by_itself(
+    twins: tuple[Instrument, Instrument], tmp_path: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import json
+
+    from eco_eval.cli import build_app
+    from eco_eval.settings import Settings
+
+    store = LocalStore(tmp_path)
+    ids = []
+    for instrument in map(direct, twins):
+        ids += [scored(instrument, store, "alineado", "g").id, scored(instrument, store, "base", "b").id]
+    app = build_app(Settings(data_dir=tmp_path), Texts("es"))
+    app(["compare", ids[0], ids[1], "--json"], standalone_mode=False)
+    found = json.loads(capsys.readouterr().out)
+    assert [one["lang"] for one in found["languages"]] == ["es", "en"]
+    app(["compare", ids[2], ids[3], "--json"], standalone_mode=False)
+    assert [one["lang"] for one in json.loads(capsys.readouterr().out)["languages"]] == ["en", "es"]

@@ -41,6 +41,9 @@ def print_comparison(found: Comparison, t: Texts) -> None:
     for title, names, parts in (("by_code", "code", found.by_code), ("by_kind", "kind", found.by_kind)):
         if parts:
             console.print(_parts(t(f"versus.{title}"), names, parts, t))
+    if found.languages:
+        console.print(_language_table(found, t))
+        console.print(Text(t("versus.change_note", lang=t(f"lang.{found.languages[0].lang}")), style="dim"))
     if found.farthest:
         console.print(Text(t("versus.farthest"), style="bold"))
     for apart in found.farthest:
@@ -66,6 +69,7 @@ def forest(found: Comparison, t: Texts) -> str:
     parts = {
         **{t(f"code.{k}"): p for k, p in found.by_code.items()},
         **{t(f"kind.{k}"): p for k, p in found.by_kind.items()},
+        **{t(f"lang.{one.lang}"): one.difference for one in found.languages},
     }
     rows = [(f"<b>{t('versus.gap')}</b>", found.difference), *((name, part.difference) for name, part in parts.items())]
     estimates = [difference.estimate for _, difference in rows]
@@ -84,15 +88,31 @@ def forest(found: Comparison, t: Texts) -> str:
     return str(figure.to_html(include_plotlyjs=True, full_html=True))
 
 
+def _language_table(found: Comparison, t: Texts) -> Table:
+    table = Table(title=t("versus.by_language"), title_justify="left")
+    table.add_column(t("versus.language"))
+    for head in (t("versus.gap"), t("page.column_interval"), t("versus.p"), "n"):
+        table.add_column(head, justify="right")
+    for head in (t("versus.change"), t("page.column_interval"), t("versus.p"), "n"):
+        table.add_column(head, justify="right")
+    for one in found.languages:
+        change = _numbers(one.change, t) if one.change else ["", "", "", ""]
+        table.add_row(t(f"lang.{one.lang}"), *_numbers(one.difference, t), *change)
+    return table
+
+
+def _numbers(part: PartDifference, t: Texts) -> list[str]:
+    """Difference, interval, adjusted p and count."""
+    estimate = part.difference.estimate
+    between = f"{t.number(estimate.low)} / {t.number(estimate.high)}"
+    return [t.number(estimate.value), between, t.number(part.adjusted_p, 3), str(estimate.n)]
+
+
 def _parts(title: str, names: str, parts: Mapping[str, PartDifference], t: Texts) -> Table:
     table = Table(title=title, title_justify="left")
     table.add_column(t("versus.part"))
     for head in (t("versus.gap"), t("page.column_interval"), t("versus.p"), "n"):
         table.add_column(head, justify="right")
     for key, part in parts.items():
-        estimate = part.difference.estimate
-        between = f"{t.number(estimate.low)} / {t.number(estimate.high)}"
-        table.add_row(
-            t(f"{names}.{key}"), t.number(estimate.value), between, t.number(part.adjusted_p, 3), str(estimate.n)
-        )
+        table.add_row(t(f"{names}.{key}"), *_numbers(part, t))
     return table
