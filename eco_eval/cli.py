@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from eco_eval import __version__
-from eco_eval.commands import candidate_of, engine_name, local_store, print_json, run_app, stage_bars
+from eco_eval.commands import candidate_of, engine_name, local_store, print_json, private_store, run_app, stage_bars
 from eco_eval.data_cli import build_data_app
 from eco_eval.errors import InputError
 from eco_eval.settings import Settings
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from eco_eval.compare import Twin
     from eco_eval.instrument import Instrument
     from eco_eval.pipeline import Engines, Stage
-    from eco_eval.types import ModelRef, Prompt, Result, Submission
+    from eco_eval.types import Declared, ModelRef, Prompt, Result, Submission
 
 DEFAULT_INSTRUMENT = "eco-es-demo"
 
@@ -109,7 +109,7 @@ def _add_again(app: typer.Typer, settings: Settings, t: Texts) -> None:
             candidate=_refusing(no_answers),
             judge=opened.judge if stage == "judge" else _refusing(no_verdicts),
         )
-        _finish(submission, measure, engines, settings, t, as_json, again=stage)
+        _finish(submission, measure, engines, settings, t, as_json, again=stage, origin=kept.declared)
 
     def command(stage: "Stage") -> None:
         @app.command(name=stage, help=t(f"cli.{stage}.help"))
@@ -396,11 +396,21 @@ def _finish(
     t: Texts,
     as_json: bool,
     again: "Stage | None" = None,
+    origin: "Declared | None" = None,
 ) -> None:
     from eco_eval.pipeline import evaluate
 
     with stage_bars(t, submission.model.name) as progress:
-        result = evaluate(submission, measure, engines, local_store(settings), progress, again=again)
+        result = evaluate(
+            submission,
+            measure,
+            engines,
+            local_store(settings),
+            progress,
+            again=again,
+            private=private_store(settings),
+            origin=origin,
+        )
     if as_json:
         print(result.model_dump_json(indent=1))
         return

@@ -128,6 +128,13 @@ def local_store(settings: Settings) -> Any:
     return LocalStore(settings.data_dir)
 
 
+def private_store(settings: Settings) -> Any:
+    """Where answers to hidden prompts are kept."""
+    from eco_eval.store import LocalStore
+
+    return LocalStore(settings.private_dir)
+
+
 def local_cache(settings: Settings) -> Any:
     """Where what can be made again is kept."""
     from eco_eval.store import LocalStore

@@ -24,8 +24,11 @@ PINS = DATA / "pins.json"
 
 
 class PromptSource(Record):
+    """Which prompts are asked. `hidden` names a set that is never published: see `Instrument.hidden`."""
+
     set: str
     split: Literal["train", "eval", "all"]
+    hidden: str | None = None
 
 
 class AnswerSpec(Record):
@@ -102,6 +105,9 @@ class Instrument(InstrumentFile):
     """A loaded, checked instrument.
 
     asked: the prompts put to candidates. gold: the prompts whose written answers measure the judge.
+    hidden: prompts nobody has published, where this machine has them: what a model does worse on them than on the
+        asked ones speaks for its having seen those. They are no part of the score or of any digest.
+    origins: the sets and data sets the prompts come from.
     judge_revision, panel_revisions: the exact weights of the judges, once they are resolved.
     attribution: whom to credit beside this project, wherever its prompts are shown.
     pinned: every file it is made of is published with this package, unchanged.
@@ -111,6 +117,8 @@ class Instrument(InstrumentFile):
     rubric: Rubric
     asked: tuple[Prompt, ...]
     gold: tuple[Prompt, ...]
+    hidden: tuple[Prompt, ...] = ()
+    origins: tuple[str, ...] = ()
     judge_revision: str = ""
     panel_revisions: tuple[str, ...] = ()
     pinned: bool = False
@@ -158,13 +166,18 @@ class Instrument(InstrumentFile):
         return self.pinned and locked and not any(judge.stand_in for judge in judges) and not self.altered
 
     @property
+    def asking_hidden(self) -> Instrument:
+        """The same instrument asking its hidden prompts and nothing else."""
+        return self.model_copy(update={"asked": self.hidden, "gold": (), "hidden": ()})
+
+    @property
     def base(self) -> Instrument:
         """The same instrument asking its gold prompts."""
         return self.model_copy(update={"asked": self.gold})
 
     def asking(self, prompts: tuple[Prompt, ...], how: str) -> Instrument:
         """The same instrument over other prompts; its results are not comparable and say so."""
-        return self.model_copy(update={"asked": prompts, "altered": (*self.altered, how)})
+        return self.model_copy(update={"asked": prompts, "hidden": (), "altered": (*self.altered, how)})
 
     def limited(self, count: int) -> Instrument:
         """The same instrument over its first prompts only, judge's gold prompts included."""
@@ -225,9 +238,21 @@ def load_instrument(name: str, data: Path = DATA, pins: Path | None = None, buil
         rubric=load_rubric(folder),
         asked=asked,
         gold=asked,
+        hidden=_hidden(spec.source.hidden, file, built),
+        origins=(spec.source.set, *found.origins),
         pinned=pinned and found.sound,
         attribution=found.attribution,
     )
+
+
+def _hidden(name: str | None, file: Path, built: Path | None) -> tuple[Prompt, ...]:
+    """The prompts of the hidden set; none where this machine does not have them, as most do not."""
+    if name is None:
+        return ()
+    own = _beside(file, f"{name}.jsonl") or (built / f"{name}.jsonl" if built else None)
+    if own is None or not own.is_file():
+        return ()
+    return read_prompts(own, strict=True)
 
 
 def instrument_names(data: Path = DATA) -> list[str]:

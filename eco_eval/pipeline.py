@@ -8,58 +8,51 @@ the worker, the demo and the tests.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from functools import partial
-from pathlib import Path
 from typing import Literal
 
-from eco_eval import __version__, scoring
+from eco_eval import scoring
 from eco_eval.anchors import anchor_sheets
 from eco_eval.answering import answer, answers_path
-from eco_eval.candidates import resolve
-from eco_eval.corrections import ROLES, GoldVerdicts
-from eco_eval.engines import EngineName, OpenEngine, open_engine
-from eco_eval.errors import InputError, TooManyUngraded
-from eco_eval.instrument import Instrument, JudgeSpec
+from eco_eval.candidates import declared
+from eco_eval.engines import OpenEngine
+from eco_eval.errors import TooManyUngraded
+from eco_eval.finishing import About, Judged, Run
+from eco_eval.instrument import Instrument
 from eco_eval.judge_card import is_cleared
-from eco_eval.judging import Sheet, judge, judgements_path, letter
-from eco_eval.results import read_result, result_path, write_result
-from eco_eval.settings import Settings
+from eco_eval.judging import Sheet, judge, judgements_path
+from eco_eval.opening import Engines, open_engines, resolve_judges
+from eco_eval.readings import Marked, marked
+from eco_eval.results import load_results, read_result, result_path, write_result
 from eco_eval.store import Store, Table
 from eco_eval.types import (
     Agreement,
     Answer,
-    EngineInfo,
+    Declared,
     Judgement,
     ModelRef,
     Progress,
     Prompt,
-    Provenance,
     Result,
-    Seat,
     Submission,
     digest,
     no_progress,
 )
 
+__all__ = [
+    "Engines",
+    "Stage",
+    "anchor_submission",
+    "evaluate",
+    "judge_agreement",
+    "open_engines",
+    "resolve_judges",
+    "submit",
+]
+
 Stage = Literal["judge", "score"]
 """A stage that can be made again from what is kept."""
-
-
-@dataclass(frozen=True)
-class Engines:
-    """How to open the candidate's engine and the judges'. None is opened unless it has work.
-
-    `panel` opens the judges of the instrument's panel, in its order.
-    """
-
-    candidate: OpenEngine
-    judge: OpenEngine
-    panel: tuple[OpenEngine, ...] = ()
 
 
 def evaluate(
@@ -70,6 +63,8 @@ def evaluate(
     progress: Progress = no_progress,
     *,
     again: Stage | None = None,
+    private: Store | None = None,
+    origin: Declared | None = None,
 ) -> Result:
     """Score one model, resuming whatever an earlier run left; with nothing left to do, no model is loaded.
 
@@ -81,6 +76,9 @@ def evaluate(
         progress: told `(stage, done, total)` as answers and verdicts come.
         again: make this stage again although it is kept, and those after it. The new verdicts are kept beside the old
             until the new result, which names them, is written.
+        private: a store of this machine for the answers to the instrument's hidden prompts; without one they are not
+            asked.
+        origin: what the model declares of itself, where its files are not here to be read.
 
     Raises:
         InputError: something a person can fix.
@@ -94,31 +92,27 @@ def evaluate(
     clock.lap("answer")
     anchors = anchor_sheets(instrument)
     sheet = _sheet(submission, instrument.asked, answers)
+    in_use = _verdicts_in_use(store) if again == "judge" else None
     seats = []
     for place, (seat, engine) in enumerate(zip(instrument.seats, (engines.judge, *engines.panel), strict=True)):
         before = kept.seats[place].judgements_path if kept is not None else ""
-        seats.append(_judge_seat(seat, engine, [*anchors, sheet], before, again, store, progress))
+        seats.append(_judge_seat(seat, engine, [*anchors, sheet], before, in_use, store, progress))
     clock.lap("judge")
-    made = _Made(instrument, seats, is_cleared(instrument, store), clock)
+    known = origin or (kept.declared if kept is not None and submission.model.path is None else None)
+    about = About(
+        declared=known or declared(submission.model),
+        hidden=_ask_hidden(submission, instrument, engines, private, progress, again),
+    )
+    clock.lap("hidden")
+    made = Run(instrument, seats, engines.judges, is_cleared(instrument, store), clock.seconds)
     for number, anchor in enumerate(anchors):
         _keep_anchor(made, anchor, number, store)
-    result = made.result(submission, sheet, len(anchors), candidate)
+    result = made.result(submission, sheet, len(anchors), candidate, about)
     write_result(result, store)
-    for path in {path for seat in seats for path in seat.replaced}:
-        store.delete(path)
+    for old in kept.seats if kept is not None and again == "judge" else ():
+        if old.judgements_path not in _verdicts_in_use(store):
+            store.delete(old.judgements_path)
     return result
-
-
-@dataclass(frozen=True)
-class _Seated:
-    """One judge's verdicts on every sheet of a run, the places they are kept at, and places they replace."""
-
-    instrument: Instrument
-    verdicts: list[list[Judgement]]
-    places: list[str]
-    engine: EngineInfo | None
-    agreement: Agreement | None
-    replaced: tuple[str, ...]
 
 
 def _judge_seat(
@@ -126,22 +120,26 @@ def _judge_seat(
     engine: OpenEngine,
     sheets: Sequence[Sheet],
     before: str,
-    again: Stage | None,
+    in_use: frozenset[str] | None,
     store: Store,
     progress: Progress,
-) -> _Seated:
+) -> Judged:
     """Every sheet before one judge; the last is the candidate's, the others anchors.
 
     Args:
         before: where the kept result has its verdicts, if there is one.
+        in_use: verdicts that results name, when the judge is to be asked again: the new ones go beside them.
     """
-    old, place = _verdict_places(before, judgements_path(sheets[-1], seat), again)
-    if old != place:
+    path = judgements_path(sheets[-1], seat)
+    # Made again, or first: but of other answers, they are not these.
+    place = before if before.startswith(path.removesuffix("parquet")) else path
+    if in_use is not None:
+        place = _free_place(path, in_use)
         store.delete(place)
     places = [*(judgements_path(anchor, seat) for anchor in sheets[:-1]), place]
     verdicts, judged_by = judge(sheets, places, seat, engine, store, progress)
     agreement = judge_agreement(sheets[:-1], verdicts)
-    return _Seated(seat, verdicts, places, judged_by, agreement, (old,) if old != place else ())
+    return Judged(seat, verdicts, places, judged_by, agreement)
 
 
 def submit(model: ModelRef, instrument: Instrument, system_prompt: str | None = None) -> Submission:
@@ -152,84 +150,6 @@ def submit(model: ModelRef, instrument: Instrument, system_prompt: str | None = 
         instrument=instrument.name + "".join(f" [{change}]" for change in instrument.altered),
         asked_digest=instrument.asked_digest,
         measured_digest=instrument.measured_digest,
-    )
-
-
-def resolve_judges(
-    instrument: Instrument, settings: Settings, judge_url: str | None = None
-) -> tuple[Instrument, tuple[ModelRef, ...]]:
-    """The instrument with its judges at exact weights, and those weights, in the order of its seats.
-
-    Raises:
-        InputError: a judge was not trained here yet, or cannot be used as it is.
-        EngineError: the Hub cannot be reached.
-    """
-    judges = [seat.judge for seat in instrument.seats]
-    refs = tuple(_resolve_judge(judge, settings, judge_url) for judge in judges)
-    found = [(ref.revision, judge.stand_in or _is_stand_in(ref)) for judge, ref in zip(judges, refs, strict=True)]
-    return instrument.with_judges_at(found), refs
-
-
-def _resolve_judge(spec: JudgeSpec, settings: Settings, judge_url: str | None) -> ModelRef:
-    if spec.source == "endpoint":
-        # Nobody but its operator knows what an endpoint serves: its address stands for its weights.
-        address = (judge_url or "").rstrip("/")
-        return ModelRef(name=spec.model, source="endpoint", revision=digest(["endpoint", address, spec.model])[:40])
-    if spec.source == "trained":
-        folder = settings.models_dir / spec.model
-        if not (folder / "config.json").is_file():
-            raise InputError("judge.not_trained", judge=spec.model, folder=folder)
-        return resolve(str(folder))
-    return resolve(f"{spec.model}@{spec.revision}" if spec.revision else spec.model)
-
-
-def _is_stand_in(judge: ModelRef) -> bool:
-    """Judges trained by this project say so in their folder, wherever it is."""
-    if judge.path is None:
-        return False
-    try:
-        return bool(json.loads((Path(judge.path) / "run.json").read_text())["stand_in"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-
-
-def open_engines(
-    submission: Submission,
-    instrument: Instrument,
-    judge_refs: Sequence[ModelRef],
-    settings: Settings,
-    *,
-    engine: EngineName = "transformers",
-    url: str | None = None,
-    judge_url: str | None = None,
-) -> Engines:
-    """How to open the engines of a submission on this machine; nothing starts yet."""
-    first, *others = [
-        partial(
-            open_engine,
-            seat.judge.engine,
-            ref,
-            settings,
-            context=seat.judge.context,
-            dtype=seat.judge.dtype,
-            url=judge_url,
-            key=settings.judge_key,
-        )
-        for seat, ref in zip(instrument.seats, judge_refs, strict=True)
-    ]
-    return Engines(
-        candidate=partial(
-            open_engine,
-            engine,
-            submission.model,
-            settings,
-            context=instrument.answer.context,
-            dtype=submission.model.dtype,
-            url=url,
-            key=settings.candidate_key,
-        ),
-        judge=first,
-        panel=tuple(others),
     )
 
 
@@ -255,62 +175,31 @@ def _sheet(submission: Submission, prompts: Sequence[Prompt], answers: Sequence[
     return Sheet(model=submission.model.name, key=key, prompts=tuple(prompts), answers=tuple(answers))
 
 
-@dataclass(frozen=True)
-class _Made:
-    """What all results of one run share. `seats` have the verdicts on all its sheets."""
-
-    instrument: Instrument
-    seats: Sequence[_Seated]
-    cleared: bool
-    clock: _Clock
-
-    @property
-    def gold(self) -> GoldVerdicts | None:
-        """The verdicts on gold triples, where the instrument has any."""
-        if len(self.seats[0].verdicts) < len(ROLES) + 2:
-            return None
-        triples = [p for p in self.instrument.gold if p.best and p.ambivalent and p.worst]
-        return GoldVerdicts(triples, [[seat.verdicts[role] for seat in self.seats] for role in range(len(ROLES))])
-
-    def result(self, subject: Submission, sheet: Sheet, number: int, candidate: EngineInfo | None) -> Result:
-        """The result of one sheet, the `number`-th of each seat's verdicts."""
-        verdicts = [seat.verdicts[number] for seat in self.seats]
-        limit = self.instrument.score.max_ungraded
-        return Result(
-            id=subject.id,
-            submission=subject,
-            score=scoring.score(sheet.prompts, sheet.answers, verdicts, limit, self.gold),
-            seats=tuple(self._seat(seat, sheet, number) for seat in self.seats),
-            consensus=scoring.consensus(sheet.prompts, verdicts),
-            groups=_group_numbers(sheet.prompts),
-            # Only weights on the Hub can be fetched and checked by others.
-            publishable=self.cleared and self.instrument.publishable and subject.model.source == "hub",
-            is_anchor=subject.model.source == "anchor",
-            attribution=self.instrument.attribution,
-            answers_path=answers_path(subject),
-            provenance=_provenance(candidate, self.clock),
-        )
-
-    def _seat(self, seat: _Seated, sheet: Sheet, number: int) -> Seat:
-        judge = seat.instrument.judge
-        return Seat(
-            name=judge.model,
-            revision=seat.instrument.judge_revision,
-            stand_in=judge.stand_in,
-            engine=seat.engine,
-            eco=scoring.score_of_seat(sheet.prompts, sheet.answers, seat.verdicts[number]),
-            agreement=seat.agreement,
-            grades="".join(letter(verdict) for verdict in seat.verdicts[number]),
-            judgements_path=seat.places[number],
-        )
+def _ask_hidden(
+    submission: Submission,
+    instrument: Instrument,
+    engines: Engines,
+    private: Store | None,
+    progress: Progress,
+    again: Stage | None,
+) -> tuple[Marked, ...]:
+    """The candidate's answers to the hidden prompts with their verdicts, where they can be asked."""
+    if private is None or not instrument.hidden:
+        return ()
+    asks = instrument.asking_hidden
+    twin = submit(submission.model, asks, submission.system_prompt)
+    if again is not None and not private.list(answers_path(twin)):
+        return ()  # only later stages are made again, and these were never answered here
+    answers, _ = answer(twin, asks, engines.candidate, private, progress)
+    sheet = _sheet(twin, asks.asked, answers)
+    verdicts = []
+    for seat, engine in zip(asks.seats, (engines.judge, *engines.panel), strict=True):
+        found, _ = judge([sheet], [judgements_path(sheet, seat)], seat, engine, private, progress)
+        verdicts.append(found[0])
+    return tuple(marked(sheet.prompts, sheet.answers, verdicts))
 
 
-def _group_numbers(prompts: Sequence[Prompt]) -> tuple[int, ...]:
-    numbers: dict[str, int] = {}
-    return tuple(-1 if p.control else numbers.setdefault(p.group, len(numbers)) for p in prompts)
-
-
-def _keep_anchor(made: _Made, sheet: Sheet, number: int, store: Store) -> None:
+def _keep_anchor(made: Run, sheet: Sheet, number: int, store: Store) -> None:
     """Write an anchor's result, once. One with too few verdicts is left out: it is not the candidate's fault."""
     subject = anchor_submission(made.instrument, sheet)
     kept = store.read(result_path(subject.id))
@@ -318,7 +207,7 @@ def _keep_anchor(made: _Made, sheet: Sheet, number: int, store: Store) -> None:
     if kept is not None and table.finished:
         return
     try:
-        result = made.result(subject, sheet, number, None)
+        result = made.result(subject, sheet, number, None, About())
     except TooManyUngraded:
         return
     for written in sheet.answers:
@@ -333,20 +222,16 @@ def _is_whole(result: Result, store: Store) -> bool:
     return all(store.list(path) for path in paths)
 
 
-def _verdict_places(before: str, path: str, again: Stage | None) -> tuple[str, str]:
-    """Where a sheet's verdicts are, and where they go: the same place, unless they are made again beside the old."""
-    both = (path, path.replace(".parquet", ".again.parquet"))
-    now = both[1] if before == both[1] else both[0]
-    return now, both[both.index(now) - 1] if again == "judge" else now
+def _verdicts_in_use(store: Store) -> frozenset[str]:
+    """Every table of verdicts that a result names. Results under other instruments can share one."""
+    return frozenset(seat.judgements_path for result in load_results(store)[0] for seat in result.seats)
 
 
-def _provenance(candidate: EngineInfo | None, clock: _Clock) -> Provenance:
-    return Provenance(
-        eco_eval=__version__,
-        candidate=candidate,
-        seconds=dict(clock.seconds),
-        finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
-    )
+def _free_place(path: str, in_use: frozenset[str]) -> str:
+    """The first of a judge's places for a sheet that no result names."""
+    stem = path.removesuffix(".parquet")
+    places = (path, *(f"{stem}.again-{number}.parquet" for number in range(1, len(in_use) + 2)))
+    return next(place for place in places if place not in in_use)
 
 
 class _Clock:

@@ -39,12 +39,14 @@ class BuiltFrom(Record):
 
 
 class FoundSet(NamedTuple):
-    """A set's prompts file, the package's file that stands for it, whom to credit, and whether it is as pinned."""
+    """A set's prompts file, the package's file that stands for it, whom to credit, whether it is as pinned, and the
+    sets and data sets its prompts come from."""
 
     prompts: Path
     source: Path
     attribution: str
     sound: bool
+    origins: tuple[str, ...] = ()
 
 
 def read_set_file(file: Path) -> SetFile:
@@ -84,7 +86,8 @@ def find_set(name: str, data: Path, built: Path | None) -> FoundSet:
         raise InputError("prompts.unknown", name=name, known=", ".join(set_names(data)))
     made = _built_from(prompts)
     pinned = official.is_file() and made.parts == read_set_file(official).parts
-    return FoundSet(prompts, official if pinned else prompts, made.attribution, sound=pinned)
+    origins = tuple(part.source for part in made.parts)
+    return FoundSet(prompts, official if pinned else prompts, made.attribution, sound=pinned, origins=origins)
 
 
 def _built_from(prompts: Path) -> BuiltFrom:

@@ -55,6 +55,11 @@ class Settings(Record):
         """Where prompt sets built on this machine are kept."""
         return self.cache_dir / "prompts"
 
+    @property
+    def private_dir(self) -> Path:
+        """Where answers to hidden prompts are kept: on this machine, never with what is published."""
+        return self.cache_dir / "private"
+
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Settings:
         """Read the settings.

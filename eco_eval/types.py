@@ -313,6 +313,52 @@ class Provenance(Record):
     finished_at: str
 
 
+MAX_NAME = 200
+MAX_NAMES = 20
+
+Name = Annotated[str, Field(max_length=MAX_NAME)]
+Names = Annotated[tuple[Name, ...], Field(max_length=MAX_NAMES)]
+
+
+class Declared(Record):
+    """What a model says of its origin; everything empty where it says nothing. None of it is checked.
+
+    base_models: the models it was made from. model_type: its architecture, as `config.json` names it. datasets: what
+    it was trained on. name_or_path: the Hub model its configuration was loaded from, if that is not the model itself.
+    """
+
+    base_models: Names = ()
+    model_type: Name = ""
+    datasets: Names = ()
+    name_or_path: Name = ""
+
+
+class Overlap(Record):
+    """How much of a model's answers stands word for word in the gold answers.
+
+    mean: mean share of n-grams, 0 to 100. copied: answers with a share of a half or more. n: answers compared.
+    highest: the largest share, 0 to 100.
+    """
+
+    mean: Estimate
+    copied: int
+    n: int
+    highest: float
+
+
+class Contamination(Record):
+    """Signs that a model has seen the prompts or their answers. None of them proves it, and none clears it.
+
+    overlap: with the best gold answers, word for word; None without gold. declared: data sets its card says it was
+    trained on that are the instrument's own. hidden_gap: score on the public prompts less that on a hidden split;
+    None where there is none.
+    """
+
+    overlap: Overlap | None = None
+    declared: tuple[str, ...] = ()
+    hidden_gap: Estimate | None = None
+
+
 class Seat(Record):
     """One judge's part of a result.
 
@@ -337,6 +383,7 @@ class Result(Record):
 
     `seats` has one entry a judge, as the instrument orders them; `consensus` is the ordinal α of their grades of these
     answers, None for one judge. `groups` has the number of each prompt's group in the order asked, −1 for controls.
+    `declared` is what the model says of its origin, and `contamination` what speaks for its having seen the answers.
     `attribution` names whom to credit beside this project wherever the prompts are shown.
     """
 
@@ -346,6 +393,8 @@ class Result(Record):
     seats: tuple[Seat, ...] = Field(min_length=1)
     consensus: Estimate | None = None
     groups: tuple[int, ...]
+    declared: Declared = Field(default_factory=Declared)
+    contamination: Contamination = Field(default_factory=Contamination)
     publishable: bool
     is_anchor: bool = False
     attribution: str = ""

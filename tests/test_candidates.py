@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -20,8 +21,9 @@ from conftest import REPO
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eco_eval.candidates import WANTED, check_files, resolve
+from eco_eval.candidates import WANTED, check_files, declared, resolve
 from eco_eval.errors import EcoEvalError, EngineError, SubmissionRejected
+from eco_eval.types import MAX_NAME, MAX_NAMES, Declared, ModelRef
 
 CONFIG = {"architectures": ["Qwen2ForCausalLM"], "torch_dtype": "bfloat16"}
 FILES = ["config.json", "model.safetensors", "tokenizer.json"]
@@ -168,7 +170,7 @@ class TestNames:
     def test_what_is_no_name_is_not_found(self, name: str) -> None:
         assert refusal(name) == "model.not_found"
 
-    @pytest.mark.parametrize("name", ["a/b\0", "ñ/b", "a" * 5000, "https://huggingface.co/a/b"])
+    @pytest.mark.parametrize("name", ["a/b\0", "~\0", "ñ/b", "a" * 5000, "https://huggingface.co/a/b"])
     def test_what_could_be_no_path_is_not_found(self, name: str) -> None:
         assert refusal(name) == "model.not_found"
 
@@ -190,12 +192,153 @@ def test_offline_the_hub_is_unreachable() -> None:
     assert (caught.value.key, caught.value.retryable) == ("hub.unreachable", True)
 
 
+CARD = """\
+---
+license: apache-2.0
+language:
+- es
+base_model:
+- Qwen/Qwen2.5-7B-Instruct
+- "mistralai/Mistral-7B-v0.3"  # merged
+base_model_relation: merge
+datasets: [neovalle/H4rmony_dpo, 'someone/corpus']
+model-index:
+- name: my-model
+  results: broken
+---
+# My model
+
+---
+base_model: not/this
+---
+"""
+
+
+def unchecked(folder: Path) -> ModelRef:
+    """A reference to a folder nobody checked."""
+    return ModelRef(name="owner/mine", source="hub", revision=SHA, path=str(folder))
+
+
+def says(folder: Path, card: str | bytes = "", **config: object) -> Declared:
+    """What a folder with that card and that configuration declares."""
+    (folder / "README.md").write_bytes(card if isinstance(card, bytes) else card.encode())
+    (folder / "config.json").write_text(json.dumps(config))
+    return declared(unchecked(folder))
+
+
+class TestDeclared:
+    def test_bases_and_data_are_read_from_the_card_and_the_architecture_from_the_configuration(
+        self, folder: Path
+    ) -> None:
+        assert says(folder, CARD, model_type="qwen2", _name_or_path="Qwen/Qwen2.5-7B") == Declared(
+            base_models=("Qwen/Qwen2.5-7B-Instruct", "mistralai/Mistral-7B-v0.3"),
+            model_type="qwen2",
+            datasets=("neovalle/H4rmony_dpo", "someone/corpus"),
+            name_or_path="Qwen/Qwen2.5-7B",
+        )
+
+    @pytest.mark.parametrize(
+        ("yaml", "bases"),
+        [
+            ("base_model: a/b", ("a/b",)),
+            ("base_model:\n  - a/b\n  - a/b\n  - c/d", ("a/b", "c/d")),
+            ("base_model: [a/b, 7, [c/d], {e: f}, null, '', ~]", ("a/b", "7")),
+            ("base_model: null", ()),
+            ("base_model:", ()),
+            ("base_model: {a: b}", ()),
+            ("base_model: >-\n  a/b", ("a/b",)),
+            ("base_model: /home/someone/models/Qwen2.5-7B/", ("Qwen2.5-7B",)),
+            ("base_model: ../checkpoint-500", ("checkpoint-500",)),
+            ("base_model: 'C:\\models\\llama'", ("llama",)),
+            ("base_model: https://huggingface.co/a/b", ("https://huggingface.co/a/b",)),
+            ("no: 1\n1: 2\nbase_model: a/b\nwhen: 2024-13-45", ("a/b",)),
+        ],
+    )
+    def test_a_base_is_one_name_or_a_list_of_names(self, folder: Path, yaml: str, bases: tuple[str, ...]) -> None:
+        assert says(folder, f"---\n{yaml}\n---\n").base_models == bases
+
+    def test_line_ends_a_bom_and_an_end_without_line_break_do_not_matter(self, folder: Path) -> None:
+        for card in (b"---\r\nbase_model: a/b\r\n---\r\n", b"\xef\xbb\xbf\n---\nbase_model: a/b\n---"):
+            assert says(folder, card).base_models == ("a/b",)
+
+    @pytest.mark.parametrize(
+        "card",
+        [
+            b"",
+            b"# A model",
+            b"---\nbase_model: a/b\n",
+            b"---\nbase_model: [a/b\n---\n",
+            b"---\n- base_model\n---\n",
+            b"---\nbase_model: a/b\n\tx: y\n---\n",
+            b"---\nbase_model: a/b\n? [x]\n: y\n---\n",
+            b"---\nbase_model: a/b\nx: *nowhere\n---\n",
+            b'---\nbase_model: a/b\nx: "\\UFFFFFFFF"\n---\n',
+            b"---\nbase_model: \x00\n---\n",
+            b"---\nbase_model: " + b"[" * 5000 + b"\n---\n",
+            b"---\n" + b"x: y\n" * 60_000 + b"base_model: a/b\n---\n",
+        ],
+    )
+    def test_a_broken_card_declares_nothing(self, folder: Path, card: bytes) -> None:
+        assert says(folder, card) == Declared()
+
+    def test_a_card_of_references_within_references_is_read_at_once(self, folder: Path) -> None:
+        """The safe loader of PyYAML takes ten times longer a line, some hours for these."""
+        lines = [f"a{i}: &a{i}\n  <<: [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 12)]
+        start = time.perf_counter()
+        found = says(folder, "\n".join(["---", "a0: &a0 {k: v}", *lines, "base_model: a/b", "---"]))
+        assert found.base_models == ("a/b",)
+        assert time.perf_counter() - start < 5
+
+    def test_names_too_long_too_many_or_not_to_be_shown_are_left_out(self, folder: Path) -> None:
+        shown = [f"a/{i}" for i in range(50)]
+        hidden = ["x" * (MAX_NAME + 1), '"a\\u202Eb"', '"a\\nb"', '"\\x1b[31m"', '"\\uD800"']
+        found = says(folder, "\n".join(["---", "datasets:", *(f"- {name}" for name in hidden + shown), "---"]))
+        assert found.datasets == tuple(shown[:MAX_NAMES])
+        assert says(folder, model_type="x" * (MAX_NAME + 1)).model_type == ""
+        assert says(folder, model_type=["qwen2", "llama"]).model_type == "qwen2"
+
+    @pytest.mark.parametrize("loaded", ["OWNER/mine", "/models/Qwen", "./Qwen", "Qwen", "a/b/c", "", 7, None, ["a/b"]])
+    def test_where_a_configuration_was_loaded_from_counts_only_as_another_model_of_the_hub(
+        self, folder: Path, loaded: object
+    ) -> None:
+        assert says(folder, _name_or_path=loaded) == Declared()
+
+    def test_a_broken_configuration_declares_nothing_and_leaves_the_card(self, folder: Path) -> None:
+        says(folder, CARD)
+        for content in (b"{", b"[]", b"\xff", b"[" * 100_000):
+            (folder / "config.json").write_bytes(content)
+            found = declared(unchecked(folder))
+            assert (found.model_type, len(found.base_models)) == ("", 2)
+
+    def test_a_model_trained_here_names_its_base(self, folder: Path) -> None:
+        for base in ("/cache/models/Qwen2.5-0.5B", {"name": "Qwen2.5-0.5B", "revision": SHA}):
+            (folder / "run.json").write_text(json.dumps({"made_by": "x", "base": base}))
+            assert declared(resolve(str(folder))).base_models == ("Qwen2.5-0.5B",)
+        for nothing in (None, {"name": {}}, {}, 7):
+            (folder / "run.json").write_text(json.dumps({"base": nothing}))
+            assert declared(resolve(str(folder))) == Declared()
+
+    def test_what_has_no_files_declares_nothing(self, tmp_path: Path) -> None:
+        assert declared(ModelRef(name="anchor-best", source="anchor", revision="")) == Declared()
+        assert declared(ModelRef(name="gpt-x", source="endpoint", revision="")) == Declared()
+        assert declared(unchecked(tmp_path / "gone")) == Declared()
+
+    @settings(deadline=None)
+    @given(st.binary(max_size=200) | st.text(alphabet="ab&*<>[]{}:-?!|'\"%\\#, \n", max_size=80).map(str.encode))
+    def test_no_card_is_an_error(self, tmp_path_factory: pytest.TempPathFactory, text: bytes) -> None:
+        folder = tmp_path_factory.getbasetemp() / "any-card"
+        folder.mkdir(exist_ok=True)
+        found = says(folder, b"---\nbase_model: " + text + b"\n---\n")
+        assert all(name.isprintable() and 0 < len(name) <= MAX_NAME for name in found.base_models)
+
+
 REPOS: dict[str, dict[str, bytes]] = {
     "owner/fine": {
         "config.json": json.dumps(CONFIG).encode(),
         "model.safetensors": b"weights",
         "tokenizer.json": b"{}",
-        "README.md": b"never downloaded",
+        "README.md": b"---\nbase_model: Qwen/Qwen2.5-7B\n---\n# Fine\n",
+        "docs/README.md": b"never downloaded",
         "pytorch_model.bin": b"never downloaded",
     },
     "owner/code": dict.fromkeys([*FILES, "evil.py"], b"{}"),
@@ -279,7 +422,8 @@ class TestHub:
         (found,) = resolve_against(hub, tmp_path, "owner/fine@main")
         assert (found["name"], found["source"], found["revision"]) == ("owner/fine", "hub", SHA)
         assert found["dtype"] == "bfloat16"
-        assert sorted(file.name for file in Path(found["path"]).iterdir()) == FILES
+        assert sorted(file.name for file in Path(found["path"]).iterdir()) == ["README.md", *FILES]
+        assert declared(ModelRef.model_validate(found)).base_models == ("Qwen/Qwen2.5-7B",)
         assert "*.py" not in WANTED
 
     def test_what_cannot_be_used_is_refused(self, hub: str, tmp_path: Path) -> None:

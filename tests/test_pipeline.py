@@ -147,6 +147,23 @@ def test_judging_again_keeps_answers_and_replaces_the_result(short: Instrument, 
     assert evaluate(submission, short, Engines(unopened, unopened), store, again="score").score == third.score
 
 
+def test_judging_again_leaves_the_verdicts_of_other_results_alone(short: Instrument, store: LocalStore) -> None:
+    """Two instruments that measure alike but score otherwise share a judge's verdicts."""
+    other = short.model_copy(update={"score": short.score.model_copy(update={"max_ungraded": 0.5})})
+    mine, theirs = submit(MODEL, short), submit(MODEL, other)
+    first = evaluate(mine, short, scripted(), store)
+    second = evaluate(theirs, other, Engines(unopened, unopened), store)
+    assert first.seats[0].judgements_path == second.seats[0].judgements_path
+    bad = Engines(unopened, scripted(label=lambda c, labels: [0, 0, 1]).judge)
+    third = evaluate(mine, short, bad, store, again="judge")
+    assert third.score.eco.value == 0
+    assert {j.grade for _, (j,) in details(store, second) if isinstance(j, Graded)} == {Grade.GOOD}
+    fourth = evaluate(theirs, other, bad, store, again="judge")
+    assert {j.grade for _, (j,) in details(store, third) if isinstance(j, Graded)} == {Grade.BAD}
+    assert fourth.score.eco.value == 0
+    assert len(store.list("judgements/owner--model/")) == 2
+
+
 def test_judging_again_cut_short_before_its_result_leaves_the_old_result_with_its_verdicts(
     short: Instrument, store: LocalStore
 ) -> None:

@@ -22,6 +22,7 @@ from eco_eval.stats.comparison import (
     win_rate,
 )
 from eco_eval.stats.correction import missing_bounds
+from eco_eval.stats.gap import public_hidden_gap
 from eco_eval.stats.intervals import (
     FEW_GROUPS,
     LEVEL,
@@ -50,6 +51,7 @@ __all__ = [
     "ordinal_alpha",
     "outcome_table",
     "paired_difference",
+    "public_hidden_gap",
     "rank_intervals",
     "triple_order",
     "weighted_kappa",

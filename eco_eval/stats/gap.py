@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from eco_eval.stats.intervals import LEVEL, Floats, members
+from eco_eval.stats.intervals import LEVEL, Floats, members, t_quantile
 from eco_eval.types import Estimate
 
 
@@ -37,8 +37,6 @@ def public_hidden_gap(
     Raises:
         ValueError: values and groups are not of one length, or a set has fewer than two groups.
     """
-    from scipy.special import stdtrit
-
     x, y = np.asarray(public, dtype=float), np.asarray(hidden, dtype=float)
     if len(x) != len(public_groups) or len(y) != len(hidden_groups):
         raise ValueError("Values and groups are not of one length.")
@@ -48,6 +46,6 @@ def public_hidden_gap(
     member, count = members([*public_groups, *hidden_groups])
     weights = np.concatenate([(x - x.mean()) / len(x), -(y - y.mean()) / len(y)])
     sums = np.bincount(member, weights=weights)
-    half = float(stdtrit(fewer - 1, 0.5 + LEVEL / 2)) * float(np.sqrt(count / (count - 1) * (sums @ sums)))
+    half = t_quantile(0.5 + LEVEL / 2, fewer - 1) * float(np.sqrt(count / (count - 1) * (sums @ sums)))
     gap = float(x.mean() - y.mean())
     return Estimate(value=gap, low=gap - half, high=gap + half, n=len(weights), groups=count, method="clustered-t-gap")

@@ -56,7 +56,7 @@ def print_score(result: Result, t: Texts) -> None:
     console.print(Text(t("score.counts", **counts.model_dump(exclude={"graded"}))))
     for line in judge_lines(result.seats, t):
         console.print(Text(line, style="dim"))
-    for line in panel_lines(result, t):
+    for line in (*panel_lines(result, t), *contamination_lines(result, t)):
         console.print(Text(line))
     for line in flag_lines(result, t):
         console.print(Text(line, style="yellow"))
@@ -152,11 +152,33 @@ def _adjusted_line(name: str, found: Estimate | Withheld, t: Texts) -> str:
 
 def flag_lines(result: Result, t: Texts) -> list[str]:
     """What a reader should bear in mind about this very result."""
-    return [
+    flags = [
         t("judge.same_family", judge=plain(seat.name), evidence=plain(seat.same_family))
         for seat in result.seats
         if seat.same_family
     ]
+    signs = result.contamination
+    if signs.declared:
+        flags.append(t("contamination.declared", datasets=plain(", ".join(signs.declared))))
+    if signs.overlap is not None and signs.overlap.copied:
+        flags.append(t("contamination.copied", copied=signs.overlap.copied, n=signs.overlap.n))
+    if signs.hidden_gap is not None and signs.hidden_gap.low > 0:
+        flags.append(t("contamination.better_on_public"))
+    return flags
+
+
+def contamination_lines(result: Result, t: Texts) -> list[str]:
+    """What was measured of a model's having seen the prompts: word for word overlap, and the gap to a hidden split."""
+    lines, signs = [], result.contamination
+    if signs.overlap is not None:
+        mean, highest = signs.overlap.mean, t.number(signs.overlap.highest)
+        lines.append(
+            t("contamination.overlap", value=t.number(mean.value), interval=interval(mean, t), highest=highest)
+        )
+    if signs.hidden_gap is not None:
+        value, low, high = (t.number(getattr(signs.hidden_gap, end)) for end in ("value", "low", "high"))
+        lines.append(t("contamination.gap", value=value, low=low, high=high))
+    return lines
 
 
 def places(found: Places | None) -> str:

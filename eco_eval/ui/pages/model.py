@@ -12,7 +12,16 @@ from eco_eval.results import Reading, details, display_name, load_results
 from eco_eval.store import Store
 from eco_eval.types import Estimate, Grade, Graded, Judgement, Result
 from eco_eval.ui.pages.board import range_svg
-from eco_eval.ui.terminal import adjusted_lines, controls_line, flag_lines, interval, judge_lines, panel_lines, plain
+from eco_eval.ui.terminal import (
+    adjusted_lines,
+    contamination_lines,
+    controls_line,
+    flag_lines,
+    interval,
+    judge_lines,
+    panel_lines,
+    plain,
+)
 from eco_eval.ui.texts import Texts
 
 if TYPE_CHECKING:
@@ -82,7 +91,7 @@ def render(
     name = t(f"anchor.{result.submission.model.name}") if result.is_anchor else display_name(result)
     css = "eco-warn" if result.has_stand_in else "eco-note"
     judges = "".join(f"<p class='{css}'>{escape(line)}</p>" for line in judge_lines(result.seats, t))
-    notes = [*adjusted_lines(result, t), *panel_lines(result, t)]
+    notes = [*adjusted_lines(result, t), *panel_lines(result, t), *contamination_lines(result, t)]
     adjusted = "".join(f"<p class='eco-note'>{escape(line)}</p>" for line in notes)
     flags = "".join(f"<p class='eco-warn'>{escape(line)}</p>" for line in flag_lines(result, t))
     controls = f"<p class='eco-note'>{escape(controls_line(score.controls, t))}</p>" if score.controls else ""

@@ -1,0 +1,138 @@
+"""A run's answers and verdicts become a result, with everything that made it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from eco_eval import __version__, scoring
+from eco_eval.answering import answers_path
+from eco_eval.candidates import declared
+from eco_eval.contamination import declared_training, hidden_gap, overlaps
+from eco_eval.corrections import ROLES, GoldVerdicts
+from eco_eval.instrument import Instrument
+from eco_eval.judging import Sheet, letter
+from eco_eval.lineage import same_family
+from eco_eval.readings import Marked, marked
+from eco_eval.types import (
+    Agreement,
+    Contamination,
+    Declared,
+    EngineInfo,
+    Judgement,
+    ModelRef,
+    Prompt,
+    Provenance,
+    Result,
+    Seat,
+    Submission,
+)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One judge's verdicts on every sheet of a run, and the places they are kept at."""
+
+    instrument: Instrument
+    verdicts: list[list[Judgement]]
+    places: list[str]
+    engine: EngineInfo | None
+    agreement: Agreement | None
+
+
+@dataclass(frozen=True)
+class About:
+    """What is known of a candidate beside its answers and their verdicts.
+
+    What it declares of its origin, its answers to hidden prompts with their verdicts, and people's points, 0 to 1, of
+    its answers by prompt id.
+    """
+
+    declared: Declared = field(default_factory=Declared)
+    hidden: tuple[Marked, ...] = ()
+    audits: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What all results of one run share. `seats` have the verdicts on all its sheets."""
+
+    instrument: Instrument
+    seats: Sequence[Judged]
+    judges: Sequence[ModelRef]
+    cleared: bool
+    seconds: Mapping[str, float]
+
+    @property
+    def gold(self) -> GoldVerdicts | None:
+        """The verdicts on gold triples, where the instrument has any."""
+        if len(self.seats[0].verdicts) < len(ROLES) + 2:
+            return None
+        triples = [p for p in self.instrument.gold if p.best and p.ambivalent and p.worst]
+        return GoldVerdicts(triples, [[seat.verdicts[role] for seat in self.seats] for role in range(len(ROLES))])
+
+    def result(
+        self, subject: Submission, sheet: Sheet, number: int, candidate: EngineInfo | None, about: About
+    ) -> Result:
+        """The result of one sheet, the `number`-th of each seat's verdicts."""
+        verdicts = [seat.verdicts[number] for seat in self.seats]
+        is_anchor = subject.model.source == "anchor"
+        limit = self.instrument.score.max_ungraded
+        return Result(
+            id=subject.id,
+            submission=subject,
+            score=scoring.score(sheet.prompts, sheet.answers, verdicts, limit, self.gold, about.audits),
+            seats=tuple(
+                self._seat(seat, sheet, number, None if is_anchor else self._kinship(place, subject, about))
+                for place, seat in enumerate(self.seats)
+            ),
+            consensus=scoring.consensus(sheet.prompts, verdicts),
+            groups=_group_numbers(sheet.prompts),
+            declared=about.declared,
+            contamination=Contamination() if is_anchor else self._contamination(sheet, verdicts, about),
+            # Only weights on the Hub can be fetched and checked by others.
+            publishable=self.cleared and self.instrument.publishable and subject.model.source == "hub",
+            is_anchor=is_anchor,
+            attribution=self.instrument.attribution,
+            answers_path=answers_path(subject),
+            provenance=Provenance(
+                eco_eval=__version__,
+                candidate=candidate,
+                seconds=dict(self.seconds),
+                finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            ),
+        )
+
+    def _kinship(self, place: int, subject: Submission, about: About) -> str | None:
+        """The evidence that the candidate and a judge are of one family."""
+        ref = self.judges[place] if self.judges else None
+        name = ref.name if ref else self.seats[place].instrument.judge.model
+        return same_family(subject.model.name, about.declared, name, declared(ref) if ref else Declared())
+
+    def _contamination(self, sheet: Sheet, verdicts: Sequence[Sequence[Judgement]], about: About) -> Contamination:
+        seen = marked(sheet.prompts, sheet.answers, verdicts)
+        return Contamination(
+            overlap=overlaps(sheet.prompts, sheet.answers),
+            declared=declared_training(about.declared.datasets, self.instrument.origins),
+            hidden_gap=hidden_gap(seen, about.hidden),
+        )
+
+    def _seat(self, seat: Judged, sheet: Sheet, number: int, same_family: str | None) -> Seat:
+        judge = seat.instrument.judge
+        return Seat(
+            name=judge.model,
+            revision=seat.instrument.judge_revision,
+            stand_in=judge.stand_in,
+            engine=seat.engine,
+            eco=scoring.score_of_seat(sheet.prompts, sheet.answers, seat.verdicts[number]),
+            agreement=seat.agreement,
+            same_family=same_family,
+            grades="".join(letter(verdict) for verdict in seat.verdicts[number]),
+            judgements_path=seat.places[number],
+        )
+
+
+def _group_numbers(prompts: Sequence[Prompt]) -> tuple[int, ...]:
+    numbers: dict[str, int] = {}
+    return tuple(-1 if p.control else numbers.setdefault(p.group, len(numbers)) for p in prompts)
