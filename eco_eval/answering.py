@@ -64,8 +64,13 @@ def _answer(prompt: Prompt, outcome: Completion | Failure) -> Answer:
     return Answer(
         prompt_id=prompt.id,
         prompt=prompt.text,
-        text=outcome.text,
-        reasoning=outcome.reasoning,
+        text=_whole(outcome.text),
+        reasoning=None if outcome.reasoning is None else _whole(outcome.reasoning),
         truncated=outcome.truncated,
         tokens=outcome.tokens,
     )
+
+
+def _whole(text: str) -> str:
+    """Text without half characters, which JSON from a server can carry and no file, digest or judge can hold."""
+    return text.encode("utf-8", "replace").decode()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from eco_eval import __version__
+from eco_eval.audits_cli import build_audits_app
 from eco_eval.commands import candidate_of, engine_name, local_store, print_json, private_store, run_app, stage_bars
 from eco_eval.data_cli import build_data_app
 from eco_eval.errors import InputError
@@ -40,6 +41,7 @@ def build_app(settings: Settings, t: Texts) -> typer.Typer:
     _add_reading(app, settings, t)
     _add_rest(app, settings, t)
     app.add_typer(build_data_app(settings, t), name="data")
+    app.add_typer(build_audits_app(settings, t), name="audits")
     return app
 
 

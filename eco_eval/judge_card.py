@@ -80,7 +80,6 @@ class JudgeCard(Record):
     gate: tuple[Check, ...]
     verdict: Literal["passed", "failed", "no_gate"]
 
-
     def is_fooled_by(self, attack: str) -> bool:
         """Whether an attack scores above the interval of the true worst answers, or has no score to show otherwise."""
         score = self.scores[attack]

@@ -23,6 +23,7 @@ from eco_eval.instrument import Instrument
 from eco_eval.judge_card import is_cleared
 from eco_eval.judging import Sheet, judge, judgements_path
 from eco_eval.opening import Engines, open_engines, resolve_judges
+from eco_eval.people import points_of
 from eco_eval.readings import Marked, marked
 from eco_eval.results import load_results, read_result, result_path, write_result
 from eco_eval.store import Store, Table
@@ -102,6 +103,7 @@ def evaluate(
     about = About(
         declared=known or declared(submission.model),
         hidden=_ask_hidden(submission, instrument, engines, private, progress, again),
+        audits=points_of(store, submission, answers),
     )
     clock.lap("hidden")
     made = Run(instrument, seats, engines.judges, is_cleared(instrument, store), clock.seconds)

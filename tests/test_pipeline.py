@@ -198,6 +198,13 @@ def test_judging_again_with_a_judge_that_fails_loses_nothing(short: Instrument, 
     assert evaluate(submission, short, Engines(unopened, unopened), store) == first
 
 
+def test_half_a_character_from_a_server_spoils_nothing(short: Instrument, store: LocalStore) -> None:
+    result = evaluate(submit(MODEL, short), short, scripted(answer=lambda c: "El \ud83d río."), store)
+    assert {answer.text for answer, _ in details(store, result)} == {"El ? río."}
+    again = evaluate(submit(MODEL, short), short, Engines(unopened, unopened), store, again="score")
+    assert again.score == result.score
+
+
 def test_scoring_again_opens_no_engine(short: Instrument, store: LocalStore) -> None:
     submission = submit(MODEL, short)
     first = evaluate(submission, short, scripted(), store)

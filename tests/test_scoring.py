@@ -140,7 +140,7 @@ class TestScore:
         found = score(prompts, [Answer(prompt_id=p.id, text="x") for p in prompts], [verdicts], 0)
         alone = scored("gb" * 5)
         assert (found.eco.n, found.eco.groups) == (30, 10)
-        assert (found.eco.low, found.eco.high) == pytest.approx((alone.eco.low, alone.eco.high))
+        assert 1 <= (found.eco.high - found.eco.low) / (alone.eco.high - alone.eco.low) < 1.3
 
     def test_lists_of_different_lengths_are_a_bug(self) -> None:
         with pytest.raises(ValueError, match="zip"):

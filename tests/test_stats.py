@@ -122,7 +122,7 @@ class TestClassMeans:
         classes = [0, 1, 2, 0] * 10
         once = mean_of_classes(classes, names(40), POINTS)
         twice = mean_of_classes(classes * 2, names(40) * 2, POINTS)
-        assert (twice.low, twice.high) == pytest.approx((once.low, once.high))
+        assert 1 <= (twice.high - twice.low) / (once.high - once.low) < 1.06
 
     def test_the_interval_is_about_the_mean_it_stands_beside(self) -> None:
         """A large group of bad answers and many small groups of good ones: the mean is over answers."""
@@ -154,7 +154,7 @@ class TestClassMeans:
         found = mean_of_shares(shares, names(150), POINTS)
         wide = dirichlet_mean(shares, names(150), POINTS)
         assert found.method == "clustered-t"
-        assert found.high - found.low < 0.5 * (wide.high - wide.low)
+        assert found.high - found.low == pytest.approx(wide.high - wide.low, rel=0.1)
 
 
 GRADES = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=1, max_size=40)
@@ -276,11 +276,22 @@ class TestCoverage:
         assert NOMINAL[0] <= covered(draw, truth) <= NOMINAL[1]
 
     @pytest.mark.parametrize("groups", [20, 60])
-    def test_few_groups_and_few_probabilities_are_wide_rather_than_narrow(self, groups: int) -> None:
-        shares = (0.6, 0.3, 0.1)
-
+    @pytest.mark.parametrize("shares", [(0.6, 0.3, 0.1), (6.0, 3.0, 1.0), (0.85, 0.1, 0.05)])
+    def test_few_groups_and_few_probabilities(self, groups: int, shares: tuple[float, ...]) -> None:
         def draw(rng: np.random.Generator) -> Estimate:
             member = np.repeat(np.arange(groups), rng.choice([1, 2, 4], groups))
             return mean_of_shares(rng.dirichlet(shares, groups)[member], member.astype(str), POINTS)
 
-        assert covered(draw, float(np.dot(shares, POINTS)), 500) >= NOMINAL[0]
+        truth = float(np.dot(shares, POINTS)) / sum(shares)
+        assert NOMINAL[0] <= covered(draw, truth, 1000) <= NOMINAL[1]
+
+    @pytest.mark.parametrize("count", [30, 94])
+    @pytest.mark.parametrize("alike", [0.3, 0.8])
+    @pytest.mark.parametrize("shares", [(0.5, 0.3, 0.2), (0.8, 0.15, 0.05)])
+    def test_the_mean_of_three_judges(self, count: int, alike: float, shares: tuple[float, ...]) -> None:
+        def draw(rng: np.random.Generator) -> Estimate:
+            common = rng.choice(3, count, p=shares)
+            given = [np.where(rng.random(count) < alike, common, rng.choice(3, count, p=shares)) for _ in range(3)]
+            return mean_of_shares(np.eye(3)[given].mean(axis=0), names(count), POINTS)
+
+        assert NOMINAL[0] <= covered(draw, float(np.dot(shares, POINTS)), 1000) <= NOMINAL[1]
