@@ -229,7 +229,6 @@ class Withheld(Record):
         "impossible_shares",
         "many_by_rule",
         "not_transported",
-        "few_audits",
         "same_length",
         "other_lengths",
     ]

@@ -19,6 +19,7 @@ from eco_eval.stats.correction import (
     MAX_CONDITION,
     MIN_AUDITS,
     MIN_GOLD,
+    MIN_REST,
     MIN_STRATUM,
     Corrected,
     Gold,
@@ -29,6 +30,7 @@ from eco_eval.stats.correction import (
     ppi_mean,
     project_on_simplex,
     rogan_gladen,
+    rogan_gladen_panel,
     transport_test,
 )
 from eco_eval.stats.intervals import wilson
@@ -317,6 +319,90 @@ class TestRoganGladenCoverage:
         assert NOMINAL[0] <= found <= NOMINAL[1]
 
 
+Drawn = tuple[list[Gold], list[Classes], list[str]]
+
+
+def panel(
+    rng: np.random.Generator, matrices: Sequence[np.ndarray], agree: float, n: int = 150, by_rule: int = 0
+) -> Drawn:
+    """80 gold triples and n answers of shares .5, .3, .2, on the same prompts, and the classes several judges give.
+
+    `agree`: how often all judges share one draw on an answer. `by_rule`: answers besides, of the last class.
+    """
+    truth, own = np.tile([0, 1, 2], 80), np.repeat(names(80), 3).tolist()
+    deserved = rng.choice(3, n, p=(0.5, 0.3, 0.2))
+    shared, is_shared = rng.random(240 + n), rng.random(240 + n) < agree
+    golds, saids = [], []
+    for matrix in matrices:
+        draws = np.where(is_shared, shared, rng.random(240 + n))
+        golds.append(Gold(truth, said_of(truth, matrix, draws[:240]), own))
+        saids.append(np.append(said_of(deserved, matrix, draws[240:]), np.full(by_rule, 3)))
+    return golds, saids, names(n + by_rule)
+
+
+PANEL = (USUAL, judge(0.8, 0.7, 0.75), judge(0.9, 0.6, 0.85))
+
+
+class TestRoganGladenPanel:
+    @settings(deadline=None, max_examples=30)
+    @given(st.integers(0, 10_000), st.integers(1, 3), st.integers(0, 30))
+    def test_the_panel_of_copies_of_one_judge_is_that_judge(self, seed: int, copies: int, by_rule: int) -> None:
+        (gold,), (said,), groups = panel(np.random.default_rng(seed), [USUAL], 0.0, by_rule=by_rule)
+        alone = corrected(rogan_gladen(gold, said, groups, POINTS)).mean
+        found = estimate(rogan_gladen_panel([gold] * copies, [said] * copies, groups, POINTS))
+        assert found.model_dump() == pytest.approx(alone.model_dump())
+        if copies == 1:
+            assert found == alone
+
+    def test_its_value_is_the_mean_of_theirs_and_its_error_depends_on_what_they_share(self) -> None:
+        rng = np.random.default_rng(5)
+        widths = {}
+        for agree in (0.0, 1.0):
+            golds, saids, groups = panel(rng, [USUAL] * 4, agree, n=400)
+            alone = [corrected(rogan_gladen(g, s, groups, POINTS)).mean for g, s in zip(golds, saids, strict=True)]
+            found = estimate(rogan_gladen_panel(golds, saids, groups, POINTS))
+            assert found.value == pytest.approx(np.mean([one.value for one in alone]))
+            assert (found.n, found.groups, found.method) == (400, 400, "rogan-gladen")
+            widths[agree] = (found.high - found.low) / np.mean([one.high - one.low for one in alone])
+        assert widths[1.0] == pytest.approx(1)
+        assert widths[0.0] < 0.75
+
+    def test_the_first_judge_that_cannot_be_corrected_withholds_it(self) -> None:
+        (gold,), (said,), groups = panel(np.random.default_rng(0), [USUAL], 0.0)
+        chance = gold._replace(said=np.random.default_rng(1).choice(3, 240))
+        assert withheld(rogan_gladen_panel([gold, chance, gold], [said] * 3, groups, POINTS)) == "ill_conditioned"
+
+    def test_what_is_no_panel_is_refused(self) -> None:
+        (gold,), (said,), groups = panel(np.random.default_rng(0), [USUAL], 0.0)
+        for golds, saids in (([], []), ([gold, gold._replace(groups=names(240))], [said] * 2)):
+            with pytest.raises(ValueError, match="same gold"):
+                rogan_gladen_panel(golds, saids, groups, POINTS)
+        with pytest.raises(ValueError, match="zip"):
+            rogan_gladen_panel([gold], [said, said], groups, POINTS)
+        with pytest.raises(ValueError, match="two groups"):
+            rogan_gladen_panel([gold], [[0, 3, 3]], names(3), POINTS)
+
+    def test_an_answer_known_without_a_judge_takes_no_correction(self) -> None:
+        (gold,), (said,), groups = panel(np.random.default_rng(0), [USUAL], 0.0)
+        read = corrected(rogan_gladen(gold, said, groups, POINTS))
+        mixed = corrected(rogan_gladen(gold, [*said, *[3] * 50], names(200), POINTS))
+        assert mixed.mean.value == pytest.approx(0.75 * read.mean.value)
+        assert [share.value for share in mixed.shares] == pytest.approx(
+            [0.75 * share.value + 0.25 * (k == 2) for k, share in enumerate(read.shares)]
+        )
+        assert (mixed.mean.n, mixed.mean.groups) == (200, 200)
+
+    @pytest.mark.parametrize("agree", [0.0, 0.7])
+    @pytest.mark.parametrize("by_rule", [0.0, 0.3])
+    def test_it_covers(self, agree: float, by_rule: float) -> None:
+        def draw(rng: np.random.Generator) -> Estimate:
+            silent = int(rng.binomial(200, by_rule))
+            golds, saids, groups = panel(rng, PANEL, agree, 200 - silent, silent)
+            return estimate(rogan_gladen_panel(golds, saids, groups, POINTS))
+
+        assert NOMINAL[0] <= coverage(draw, (1 - by_rule) * 0.65, 600) <= NOMINAL[1]
+
+
 def audited(scale: float = 0.6) -> tuple[np.ndarray, np.ndarray]:
     """Grades and a judge's soft grades of 360 answers, without a generator: fractional parts of multiples.
 
@@ -346,7 +432,7 @@ class TestPpi:
     def test_without_tuning_it_is_what_ppi_py_says(self, n: int, value: float, low: float, high: float) -> None:
         """Made by ppi_mean_pointestimate and ppi_mean_ci(alpha=0.05) of ppi-python 0.2.3, which clipped λ to 1."""
         y, f = audited(1 / 3)
-        found = estimate(ppi_mean(y[:n], f[:n], f[n:], names(360)))
+        found = ppi_mean(y[:n], f[:n], f[n:], names(360))
         assert found.value == pytest.approx(value, abs=1e-12)
         half = ppi_half(n, value, high - low)
         assert (found.low, found.high) == pytest.approx((value - half, value + half))
@@ -362,7 +448,7 @@ class TestPpi:
     def test_with_tuning_it_is_close_to_ppi_py(self, n: int, value: float, low: float, high: float) -> None:
         """ppi-python 0.2.3 pools both samples in the variance of λ; ours is the one that is least for these groups."""
         y, f = audited()
-        found = estimate(ppi_mean(y[:n], f[:n], f[n:], names(360)))
+        found = ppi_mean(y[:n], f[:n], f[n:], names(360))
         assert found.value == pytest.approx(value, abs=2e-4)
         assert found.high - found.low == pytest.approx(2 * ppi_half(n, value, high - low), rel=1e-3)
 
@@ -371,7 +457,7 @@ class TestPpi:
         n, rest = 120, 240
         tuning = np.cov(y[:n], f[:n], ddof=0)[0, 1] / (f[:n].var() + n / rest * f[n:].var())
         assert 0.5 < tuning < 1
-        found = estimate(ppi_mean(y[:n], f[:n], f[n:], names(360)))
+        found = ppi_mean(y[:n], f[:n], f[n:], names(360))
         assert found.value == pytest.approx(y[:n].mean() + tuning * (f[n:].mean() - f[:n].mean()))
         for other in (tuning - 0.05, tuning + 0.05):
             assert np.var(y[:n] - other * f[:n]) / n + other**2 * f[n:].var() / rest > (
@@ -382,13 +468,13 @@ class TestPpi:
     def test_a_useless_judge_leaves_the_mean_of_the_audits(self, grade: str) -> None:
         y, _ = audited()
         f = np.full(360, 0.7) if grade == "constant" else 1 - y
-        found = estimate(ppi_mean(y[:90], f[:90], f[90:], names(360)))
+        found = ppi_mean(y[:90], f[:90], f[90:], names(360))
         value = y[:90].mean()
         half = ppi_half(90, value, 2 * scipy_stats.norm.ppf(0.975) * y[:90].std() / np.sqrt(90))
         assert (found.value, found.low, found.high) == pytest.approx((value, value - half, value + half))
 
     def test_audits_all_alike_are_not_certainty(self) -> None:
-        found = estimate(ppi_mean([1.0] * 60, [1.0] * 60, [1.0] * 200, names(260)))
+        found = ppi_mean([1.0] * 60, [1.0] * 60, [1.0] * 200, names(260))
         assert found.value == found.high == 1
         assert 0.95 < found.low < 0.99
 
@@ -398,27 +484,37 @@ class TestPpi:
         rng = np.random.default_rng(seed)
         y, noise = rng.choice([0, 0.5, 1], 200, p=rng.dirichlet((1, 1, 1))), rng.random(200)
         f, groups = 0.3 + 0.3 * y + 0.2 * noise, [*names(70), *names(130, "r")]
-        found = estimate(ppi_mean(y[:70], f[:70], f[70:], groups))
-        moved = estimate(ppi_mean(y[:70], f[:70] + shift, f[70:] + shift, groups))
+        found = ppi_mean(y[:70], f[:70], f[70:], groups)
+        moved = ppi_mean(y[:70], f[:70] + shift, f[70:] + shift, groups)
         assert found.model_dump() == pytest.approx(moved.model_dump())
         assert 0 <= found.low <= found.value <= found.high <= 1
 
     def test_copies_add_nothing(self) -> None:
         y, f = audited()
-        once = estimate(ppi_mean(y[:90], f[:90], f[90:], names(360)))
+        once = ppi_mean(y[:90], f[:90], f[90:], names(360))
         groups = names(360)
-        twice = estimate(
-            ppi_mean(np.tile(y[:90], 2), np.tile(f[:90], 2), np.tile(f[90:], 2), groups[:90] * 2 + groups[90:] * 2)
-        )
+        twice = ppi_mean(np.tile(y[:90], 2), np.tile(f[:90], 2), np.tile(f[90:], 2), groups[:90] * 2 + groups[90:] * 2)
         assert (twice.value, twice.low, twice.high) == pytest.approx((once.value, once.low, once.high))
         assert (twice.n, twice.groups) == (720, 360)
 
-    def test_few_audits_are_withheld(self) -> None:
+    def test_few_audits_are_refused(self) -> None:
         y, f = audited()
         n = MIN_AUDITS - 1
-        assert withheld(ppi_mean(y[:n], f[:n], f[n:], names(360))) == "few_audits"
-        assert withheld(ppi_mean(y[:90], f[:90], f[90:], [*names(30) * 3, *names(270, "r")])) == "few_audits"
-        estimate(ppi_mean(y[:MIN_AUDITS], f[:MIN_AUDITS], f[MIN_AUDITS:], names(360)))
+        with pytest.raises(ValueError, match="59 groups"):
+            ppi_mean(y[:n], f[:n], f[n:], names(360))
+        with pytest.raises(ValueError, match="30 groups"):
+            ppi_mean(y[:90], f[:90], f[90:], [*names(30) * 3, *names(270, "r")])
+        assert ppi_mean(y[:MIN_AUDITS], f[:MIN_AUDITS], f[MIN_AUDITS:], names(360)).method == "ppi++"
+
+    @pytest.mark.parametrize("rest", [0, 1, MIN_REST - 1])
+    def test_few_answers_without_audit_leave_the_mean_of_the_audits(self, rest: int) -> None:
+        y, f = audited()
+        found = ppi_mean(y[:90], f[:90], f[90 : 90 + rest], names(90 + rest))
+        value = y[:90].mean()
+        half = ppi_half(90, value, 2 * scipy_stats.norm.ppf(0.975) * y[:90].std() / np.sqrt(90))
+        assert (found.value, found.low, found.high) == pytest.approx((value, value - half, value + half))
+        assert (found.n, found.groups, found.method) == (90, 90, "people")
+        assert ppi_mean(y[:90], f[:90], f[90 : 90 + MIN_REST], names(90 + MIN_REST)).method == "ppi++"
 
     def test_what_does_not_belong_together_is_refused(self) -> None:
         y, f = audited()
@@ -426,10 +522,8 @@ class TestPpi:
             ppi_mean(y[:90], f[:89], f[90:], names(360))
         with pytest.raises(ValueError, match="Each audited"):
             ppi_mean(y[:90], f[:90], f[90:], names(90))
-        with pytest.raises(ValueError, match="two groups"):
-            ppi_mean(y[:90], f[:90], f[90:91], names(91))
 
-    @pytest.mark.parametrize(("n", "rest", "size"), [(60, 200, 1), (120, 130, 1), (180, 120, 2)])
+    @pytest.mark.parametrize(("n", "rest", "size"), [(60, 200, 1), (120, 130, 1), (90, MIN_REST, 1), (180, 120, 2)])
     @pytest.mark.parametrize("noise", [0.1, 0.6])
     @pytest.mark.parametrize("shares", [(0.5, 0.3, 0.2), (0.9, 0.07, 0.03)])
     def test_it_covers(self, n: int, rest: int, size: int, noise: float, shares: tuple[float, ...]) -> None:
@@ -439,7 +533,7 @@ class TestPpi:
             member = rng.permutation(np.repeat(np.arange((n + rest) // size), size))
             y = np.asarray(POINTS)[rng.choice(3, len(member), p=shares)[member]]
             f = 0.3 + 0.5 * y + noise * rng.normal(size=len(y))
-            return estimate(ppi_mean(y[:n], f[:n], f[n:], [f"g{i}" for i in member]))
+            return ppi_mean(y[:n], f[:n], f[n:], [f"g{i}" for i in member])
 
         assert NOMINAL[0] <= coverage(draw, float(np.dot(shares, POINTS)), 800) <= NOMINAL[1]
 
