@@ -15,6 +15,8 @@ import numpy as np
 
 from eco_eval.readings import POINTS
 from eco_eval.stats import mean_of_shares, ordinal_alpha, rank_intervals
+from eco_eval.stats.length import length_controlled, length_slope
+from eco_eval.types import Estimate
 
 
 def main() -> None:
@@ -45,6 +47,16 @@ def main() -> None:
     lap = time.perf_counter()
     rank_intervals(points.mean(axis=2), groups)
     print(f"| rank intervals and tiers | {time.perf_counter() - lap:.1f} |", flush=True)
+    lap = time.perf_counter()
+    everyone = [str(i) for i in range(options.models) for _ in range(options.prompts)]
+    lengths = rng.normal(5, 0.5, points.shape[:2])
+    slope = length_slope(
+        points.mean(axis=2).ravel(), lengths.ravel(), groups * options.models, groups * options.models, everyone
+    )
+    for scores, own in zip(points.mean(axis=2), lengths, strict=True):
+        if isinstance(slope, Estimate):
+            length_controlled(scores, own, groups, slope, 5.0)
+    print(f"| scores at equal length | {time.perf_counter() - lap:.1f} |", flush=True)
     print(f"| **together** | **{time.perf_counter() - began:.1f}** |")
     for gaps in (0.01, 0.1):
         holed = points.mean(axis=2)

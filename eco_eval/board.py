@@ -8,9 +8,12 @@ from functools import lru_cache
 import numpy as np
 from pydantic import Field
 
+from eco_eval.readings import percent
 from eco_eval.results import display_name
 from eco_eval.stats import rank_intervals
-from eco_eval.types import Estimate, Grade, Record, Result, Seat
+from eco_eval.stats.intervals import Floats
+from eco_eval.stats.length import length_controlled, length_slope
+from eco_eval.types import Estimate, Grade, Record, Result, Seat, Withheld
 
 
 class Places(Record):
@@ -23,6 +26,8 @@ class Places(Record):
 class Row(Record):
     """One result as it stands on the board. `tier` 1 is the top one.
 
+    `equal_length`: its score had its answers been as long as those of the models it is shown with, on average: the
+    slope of points on log words within a prompt, with an effect of each model, is theirs (2404.04475).
     `without`: by judge of the row's own family, the places without that judge; empty where it is the only judge.
     """
 
@@ -30,6 +35,7 @@ class Row(Record):
     name: str
     eco: Estimate
     shares: dict[Grade, float]
+    equal_length: Estimate | Withheld = Withheld(reason="few_models")
     places: Places | None = None
     tier: int | None = None
     without: dict[str, Places] = Field(default_factory=dict)
@@ -92,6 +98,7 @@ def _ranked(results: Sequence[Result]) -> tuple[Row, ...]:
     groups = results[0].groups
     grades = tuple(tuple(seat.grades for seat in result.seats) for result in results)
     best, worst, tier = _ranks(grades, groups)
+    equal = _equal_lengths(grades, groups, tuple(result.words for result in results))
     rows = []
     for number, result in enumerate(results):
         kin = [place for place, seat in enumerate(result.seats) if seat.same_family and len(result.seats) > 1]
@@ -101,22 +108,60 @@ def _ranked(results: Sequence[Result]) -> tuple[Row, ...]:
             low, high, _ = _ranks(others, groups)
             without[result.seats[place].name] = Places(best=low[number], worst=high[number])
         places = Places(best=best[number], worst=worst[number])
-        rows.append(_row(result).model_copy(update={"places": places, "tier": tier[number], "without": without}))
+        found = {"places": places, "tier": tier[number], "without": without, "equal_length": equal[number]}
+        rows.append(_row(result).model_copy(update=found))
     return tuple(rows)
 
+
+Grades = tuple[tuple[str, ...], ...]
+"""By model, the letters of each of its judges."""
+
+Groups = tuple[int, ...]
 
 WORTH = {"g": 1.0, "r": 0.5, "b": 0.0, "-": float("nan")}
 
 
+def _points(grades: Grades, groups: Groups) -> tuple[Floats, list[int], list[str]]:
+    """Mean points over judges, shape (models, prompts with a stake), the places of those prompts, and their groups."""
+    kept = [i for i, group in enumerate(groups) if group >= 0] or list(range(len(groups)))
+    table = np.array([[[WORTH[given[i]] for i in kept] for given in model] for model in grades])
+    return table.mean(axis=1), kept, [str(groups[i]) if groups[i] >= 0 else f"c{i}" for i in kept]
+
+
 @lru_cache(maxsize=64)
-def _ranks(
-    grades: tuple[tuple[str, ...], ...], groups: tuple[int, ...]
-) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+def _equal_lengths(
+    grades: Grades, groups: Groups, words: tuple[tuple[int, ...], ...]
+) -> tuple[Estimate | Withheld, ...]:
+    """Each model's mean on 0 to 100 at the mean log length of all; answers without a word are left as they are."""
+    few = (Withheld(reason="few_models"),) * len(grades)
+    points, kept, names = _points(grades, groups)
+    lengths = np.array(words, dtype=float)[:, kept]
+    read = (lengths > 0) & ~np.isnan(points)
+    logs = np.log(np.maximum(lengths, 1.0))
+    known = [np.flatnonzero(~np.isnan(row)) for row in points]
+    own = [[names[j] for j in places] for places in known]
+    compared = {names[j] for j in np.flatnonzero(read.sum(axis=0) > 1)}
+    if len(compared) < 2 or min(len(set(found)) for found in own) < 2 or not read.any(axis=1).all():
+        return few
+    model, prompt = np.nonzero(read)
+    labels = [names[j] for j in prompt]
+    slope = length_slope(points[read], logs[read], [str(j) for j in prompt], labels, [str(i) for i in model])
+    if isinstance(slope, Withheld):
+        return (slope,) * len(grades)
+    reference = float(logs[read].mean())
+    logs[~read] = reference
+    return tuple(
+        percent(length_controlled(points[i, places], logs[i, places], own[i], slope, reference))
+        for i, places in enumerate(known)
+    )
+
+
+@lru_cache(maxsize=64)
+def _ranks(grades: Grades, groups: Groups) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
     """Best place, worst place and tier of each model, from the letters of its judges.
 
     Kept for the next time: a page asks for the same board again and again, and a thousand models take seconds.
     """
-    kept = [i for i, group in enumerate(groups) if group >= 0] or list(range(len(groups)))
-    table = np.array([[[WORTH[given[i]] for i in kept] for given in model] for model in grades])
-    found = rank_intervals(table.mean(axis=1), [str(groups[i]) if groups[i] >= 0 else f"c{i}" for i in kept])
+    points, _, names = _points(grades, groups)
+    found = rank_intervals(points, names)
     return tuple(map(int, found.best)), tuple(map(int, found.worst)), tuple(map(int, found.tier))

@@ -89,6 +89,7 @@ class Run:
             ),
             consensus=scoring.consensus(sheet.prompts, verdicts),
             groups=_group_numbers(sheet.prompts),
+            words=tuple(len(answer.text.split()) for answer in sheet.answers),
             declared=about.declared,
             contamination=Contamination() if is_anchor else self._contamination(sheet, verdicts, about),
             # Only weights on the Hub can be fetched and checked by others.

@@ -231,6 +231,7 @@ class Withheld(Record):
         "not_transported",
         "same_length",
         "other_lengths",
+        "few_models",
     ]
     detail: str = ""
 
@@ -381,7 +382,8 @@ class Result(Record):
     """A score with everything that made it. Everything but `provenance` and the engines repeats byte for byte.
 
     `seats` has one entry a judge, as the instrument orders them; `consensus` is the ordinal α of their grades of these
-    answers, None for one judge. `groups` has the number of each prompt's group in the order asked, −1 for controls.
+    answers, None for one judge. `groups` has the number of each prompt's group in the order asked, −1 for controls;
+    `words` how many words each answer has.
     `declared` is what the model says of its origin, and `contamination` what speaks for its having seen the answers.
     `attribution` names whom to credit beside this project wherever the prompts are shown.
     """
@@ -392,6 +394,7 @@ class Result(Record):
     seats: tuple[Seat, ...] = Field(min_length=1)
     consensus: Estimate | None = None
     groups: tuple[int, ...]
+    words: tuple[int, ...]
     declared: Declared = Field(default_factory=Declared)
     contamination: Contamination = Field(default_factory=Contamination)
     publishable: bool

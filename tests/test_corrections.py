@@ -390,9 +390,10 @@ class TestWithheld:
 
     def test_no_reason_is_left_out(self) -> None:
         reached = {expected.split()[0] for _, expected in WITHHELD.values()}
-        assert reached == set(get_args(Withheld.model_fields["reason"].annotation))
+        every = set(get_args(Withheld.model_fields["reason"].annotation))
+        assert reached == every - {"few_models"}, "the board alone needs several models"
         for lang in LANGS:
-            assert {f"withheld.{reason}" for reason in reached} == {
+            assert {f"withheld.{reason}" for reason in every} == {
                 k for k in catalogue(lang) if k.startswith("withheld.")
             }
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from eco_eval.board import Board, Row, Section, build
 from eco_eval.results import load_results
 from eco_eval.store import Store
-from eco_eval.types import GRADES, Estimate
+from eco_eval.types import GRADES, Estimate, Withheld
 from eco_eval.ui.terminal import interval, judge_lines, model_name, places, plain
 from eco_eval.ui.texts import Texts
 
@@ -66,7 +66,7 @@ def _read(store: Store) -> tuple[Board, list[str]]:
 
 
 def _section(section: Section, t: Texts) -> str:
-    heads = ("places", "model", "eco", "interval", "good", "regular", "bad", "n", "notes")
+    heads = ("places", "model", "eco", "interval", "equal", "good", "regular", "bad", "n", "notes")
     cells = "".join(f"<th scope='col' class='{_CSS[head]}'>{escape(t(f'page.column_{head}'))}</th>" for head in heads)
     tiers = [None, *(row.tier for row in section.models)]
     starts = [number > 0 and row.tier != tiers[number] for number, row in enumerate(section.models)]
@@ -89,6 +89,7 @@ _CSS = {
     "model": "name",
     "eco": "num",
     "interval": "",
+    "equal": "num wide",
     "good": "num wide",
     "regular": "num wide",
     "bad": "num wide",
@@ -109,6 +110,7 @@ def _row(row: Row, t: Texts, *, starts_tier: bool = False) -> str:
         "model": escape(model_name(row, t)),
         "eco": f"<b>{t.number(row.eco.value)}</b><small>{escape(interval(row.eco, t))}</small>",
         "interval": range_svg(row.eco, t),
+        "equal": _equal(row, t),
         **{grade.value: t.number(row.shares[grade], 0) for grade in GRADES},
         "n": str(counts.graded),
         "notes": escape(", ".join(incidents)) or "–",
@@ -116,3 +118,12 @@ def _row(row: Row, t: Texts, *, starts_tier: bool = False) -> str:
     body = "".join(f"<td class='{_CSS[name]}'>{cell}</td>" for name, cell in cells.items())
     css = "anchor" if row.result.is_anchor else "tier" if starts_tier else ""
     return f"<tr class='{css}'>{body}</tr>"
+
+
+def _equal(row: Row, t: Texts) -> str:
+    """The score at equal length, or a dash that says why there is none."""
+    found = row.equal_length
+    if isinstance(found, Withheld):
+        reason = escape(t(f"withheld.{found.reason}", detail=found.detail))
+        return f"<abbr title='{reason}'>–</abbr>" if not row.result.is_anchor else ""
+    return f"{t.number(found.value)}<small>{escape(interval(found, t))}</small>"
