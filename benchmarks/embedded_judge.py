@@ -11,13 +11,17 @@ from __future__ import annotations
 
 import argparse
 import random
+import tempfile
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from eco_eval.instrument import Instrument, load_instrument
 from eco_eval.triples.baselines import eco_words
 from eco_eval.types import Prompt
 from training import judge
+from training.linear import linear_logprobs, shared_length
 from training.recipes import JudgeRecipe, load_recipe
+from training.verdicts import examples
 
 Grades = list[list[float]]
 """Per answer, the weight of good, regular and bad."""
@@ -37,6 +41,7 @@ def main() -> None:
         "length (more is better)": by(len),
         "eco words (more is better)": by(eco_words),
         "bag of words (TF-IDF, logistic regression)": bag_of_words,
+        "pieces of words, 2 to 5 characters (likewise)": lambda t, s: bag_of_words(t, s, pieces=True),
         "the same model, attention free": lambda t, s: small_model(instrument, t, s, linear=False),
         "**embedded judge**": lambda t, s: small_model(instrument, t, s, linear=True),
     }
@@ -81,12 +86,13 @@ def by(measure: Callable[[str], int]) -> Judge:
     return way
 
 
-def bag_of_words(train: Sequence[Prompt], seen: Sequence[Prompt]) -> Grades:
+def bag_of_words(train: Sequence[Prompt], seen: Sequence[Prompt], *, pieces: bool = False) -> Grades:
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
 
-    model = make_pipeline(TfidfVectorizer(sublinear_tf=True), LogisticRegression(C=10, max_iter=3000))
+    kind = {"analyzer": "char_wb", "ngram_range": (2, 5)} if pieces else {}
+    model = make_pipeline(TfidfVectorizer(sublinear_tf=True, **kind), LogisticRegression(C=10, max_iter=3000))
     model.fit(texts(train), [0, 1, 2] * len(train))
     return [list(map(float, graded)) for graded in model.predict_proba(texts(seen))]
 
@@ -95,6 +101,7 @@ def small_model(instrument: Instrument, train: Sequence[Prompt], seen: Sequence[
     import torch
 
     recipe = load_recipe("demo-judge", JudgeRecipe)
+    assert recipe.shape is not None
     kept = judge.make_linear
     if not linear:
         judge.make_linear = lambda *_: None
@@ -102,16 +109,17 @@ def small_model(instrument: Instrument, train: Sequence[Prompt], seen: Sequence[
         shape = recipe.shape.model_copy(update={"heads": 4, "intermediate": 256})
         recipe = recipe.model_copy(update={"schedule": schedule, "shape": shape})
     try:
-        model, tokenizer = judge.fit(recipe, instrument, train, lambda *_: None)
+        with tempfile.TemporaryDirectory() as folder:
+            trained = judge.fit(recipe, instrument, train, lambda *_: None, Path(folder))
     finally:
         judge.make_linear = kept
-    targets = judge.label_tokens(instrument, tokenizer)
     graded: Grades = []
     with torch.inference_mode():
         for prompt in seen:
-            rows = [example.ids for example in judge.examples(prompt, instrument, tokenizer)]
-            logits = judge.verdict_logits(model, rows, judge.shared_length(rows), tokenizer.pad_token_id)
-            graded += logits[:, targets].softmax(-1).tolist()
+            rows = examples(prompt, instrument, trained.tokenizer)
+            pad = trained.tokenizer.pad_token_id
+            logp = linear_logprobs(trained.model, rows, shared_length([row.ids for row in rows]), pad)
+            graded += logp.softmax(-1).tolist()
     return graded
 
 

@@ -1,250 +1,168 @@
-"""Train a small judge: put probability on the right grade, given the very conversation a judge is put to.
+"""Train a judge: put probability on the right grade, given the very conversation a judge is put to.
 
-The judge has one layer whose attention is even, and only its embeddings learn: it weighs words. That is little, and
-all that a hundred triples can teach. Free to attend where it likes, the same model learns whole answers by heart and
-orders unseen triples worse than a bag of words does (`benchmarks/embedded_judge.py`).
+From nothing, or by fine-tuning any causal language model; both on one loss and one loop (`verdicts.py`, `loop.py`).
 """
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterator, Sequence
+import json
+import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eco_eval.engines.chat import encode, render
+from eco_eval.candidates import resolve
+from eco_eval.engines.chat import encode, loading
 from eco_eval.engines.labels import label_paths
 from eco_eval.errors import InputError
-from eco_eval.instrument import Instrument, load_instrument
-from eco_eval.judging import direct_conversation
+from eco_eval.instrument import DATA, Instrument, load_instrument
 from eco_eval.prompts import read_prompts, select
 from eco_eval.sets import find_set
-from eco_eval.types import Answer, Prompt, digest
-from training.recipes import JudgeRecipe, code_digest
-from training.small import Report, made_by, make_model, make_tokenizer, optimise, save
-
-ROLES = ("best", "ambivalent", "worst")
+from eco_eval.settings import Settings
+from eco_eval.types import ModelRef, Prompt, digest
+from training import curve as curves
+from training.curve import Point
+from training.linear import linear_logprobs, make_linear, shared_length
+from training.loop import Logprobs, learn, require
+from training.recipes import JudgeRecipe, Lora, code_digest
+from training.small import Report, made_by, make_model, make_tokenizer, quiet, save
+from training.verdicts import Group, examples, label_logprobs
 
 
 @dataclass(frozen=True)
-class Example:
-    """One answer as the judge sees it: the ids before its verdict, and which label is right (0 good … 2 bad)."""
+class Trained:
+    """A trained model, its tokenizer and its learning curve. With adapters, `model` still has them beside it."""
 
-    ids: tuple[int, ...]
-    label: int
+    model: Any
+    tokenizer: Any
+    curve: list[Point]
 
 
-def train_triples(instrument: Instrument) -> tuple[Prompt, ...]:
+def train_triples(instrument: Instrument, prompts: Path | None = None) -> tuple[Prompt, ...]:
     """The complete triples of the train split of the instrument's prompt set.
+
+    Args:
+        prompts: the set's file, where it is not a bundled one.
 
     Raises:
         InputError: there are none.
     """
-    from eco_eval.instrument import DATA
-
-    prompts = select(read_prompts(find_set(instrument.source.set, DATA, None).prompts, strict=True), "train")
-    whole = tuple(p for p in prompts if p.best and p.ambivalent and p.worst)
+    file = prompts or find_set(instrument.source.set, DATA, None).prompts
+    whole = tuple(p for p in select(read_prompts(file, strict=True), "train") if p.best and p.ambivalent and p.worst)
     if not whole:
         raise InputError("train.no_triples", set=instrument.source.set)
     return whole
 
 
-def train_judge(recipe: JudgeRecipe, folder: Path, report: Report) -> bool:
-    """Train a judge into `folder`, unless the same recipe, data and code already did.
+def train_judge(recipe: JudgeRecipe, folder: Path, report: Report, built: Path | None = None) -> bool:
+    """Train a judge into `folder`, unless the same recipe, data, base and code already did.
+
+    A run that was cut goes on from its last epoch, kept beside `folder` until the run is done.
+
+    Args:
+        built: the folder of prompt sets built on this machine.
 
     Returns:
         Whether anything was trained.
 
     Raises:
-        InputError: the recipe asks for more than one layer, or there is nothing to learn from.
+        InputError: there is nothing to learn from, the base cannot be used, or a library is missing.
+        EngineError: the base cannot be fetched or loaded.
     """
-    if recipe.shape.layers != 1:
-        raise InputError("train.one_layer", layers=recipe.shape.layers)
-    instrument = load_instrument(recipe.instrument)
-    triples = train_triples(instrument)
+    require("accelerate", *(["peft"] if recipe.lora else []))
+    instrument = load_instrument(recipe.instrument, built=built)
+    triples = train_triples(instrument, _prompts(recipe, instrument, built))
+    base = resolve(recipe.base) if recipe.base else None
     made = digest(
         {
             "recipe": recipe.model_dump(mode="json"),
             "data": [p.model_dump(mode="json") for p in triples],
             "rubric": instrument.rubric.digest,
+            "base": base.revision if base else None,
             "code": code_digest(),
         }
     )
     if made_by(folder) == made:
         return False
-    model, tokenizer = fit(recipe, instrument, triples, report)
-    run = {"made_by": made, "stand_in": True, "recipe": recipe.model_dump(mode="json"), "triples": len(triples)}
-    save(folder, model, tokenizer, run)
+    checkpoints = folder.with_name(f".{folder.name}.{made[:12]}.checkpoints")
+    trained = fit(recipe, instrument, triples, report, checkpoints, base)
+    run = {
+        "made_by": made,
+        "stand_in": base is None,
+        "recipe": recipe.model_dump(mode="json"),
+        "base": {"name": base.name, "revision": base.revision} if base else None,
+        "triples": len(triples),
+    }
+    _keep(trained, folder, run, checkpoints, base)
+    for kept in folder.parent.glob(f".{folder.name}.*.checkpoints"):
+        shutil.rmtree(kept)
     return True
 
 
-def fit(recipe: JudgeRecipe, instrument: Instrument, triples: Sequence[Prompt], report: Report) -> Any:
-    """The trained model and its tokenizer."""
-    texts = [t for p in triples for t in (p.text, p.best or "", p.ambivalent or "", p.worst or "")]
-    # A label opens the judge's turn; seen often there, it becomes one token.
-    labels = ["\n".join(instrument.rubric.labels[instrument.lang])] * len(texts)
-    texts += [instrument.rubric.system(instrument.lang), *labels]
-    tokenizer = make_tokenizer(texts, recipe.shape.vocabulary)
-    model = make_model(recipe.shape, recipe.schedule, tokenizer, tied=False)
-    targets = label_tokens(instrument, tokenizer)
-    make_linear(model, targets)
-    encoded = [examples(p, instrument, tokenizer) for p in triples]
-    shared = shared_length([example.ids for group in encoded for example in group])
-    per_batch = max(1, recipe.schedule.batch // len(ROLES))
+def fit(
+    recipe: JudgeRecipe,
+    instrument: Instrument,
+    triples: Sequence[Prompt],
+    report: Report,
+    checkpoints: Path,
+    base: ModelRef | None = None,
+) -> Trained:
+    """The trained model, its tokenizer and its learning curve.
 
-    def epochs(epoch: int) -> Iterator[list[list[Example]]]:
-        chance = random.Random(recipe.schedule.seed * 1000 + epoch)
-        order = list(encoded)
-        chance.shuffle(order)
-        for start in range(0, len(order), per_batch):
-            yield order[start : start + per_batch]
-
-    steps = -(-len(triples) // per_batch)
-
-    def loss_of(batch: list[list[Example]]) -> Any:
-        return judge_loss(model, batch, shared, targets, tokenizer.pad_token_id, recipe.order_weight)
-
-    optimise(model, recipe.schedule, epochs, steps, loss_of, report)
-    return model, tokenizer
-
-
-MIX = 10.0
-"""How strongly the mean of what is read moves the verdict, beside the last token's own state."""
-
-LABEL_SCALE = 8.0
-"""Weight of a label's own axis in the head; it sets how sharp probabilities can be."""
-
-
-def make_linear(model: Any, targets: Sequence[int]) -> None:
-    """Make a one-layer model start, and stay, a linear reader of words.
-
-    Queries and keys are zero, so attention is an even mean; values pass through; the feed-forward part adds nothing.
-    Each label has an axis of its own on which every token starts at zero: what a token says for a label is the one
-    thing there is to learn, and no chance likeness of random vectors speaks for it. On one more axis all tokens stand
-    alike and the head is against everything that is not a label, so that whatever is read, a label is said.
+    Raises:
+        InputError: a triple does not fit in the context that judges have.
     """
-    import torch
-
-    layer = model.model.layers[0]
-    axes = list(range(len(targets)))
-    with torch.no_grad():
-        words, head = model.model.embed_tokens.weight, model.lm_head.weight
-        words.normal_(0.0, 1.0)
-        words[:, axes] = 0.0
-        words[:, len(axes)] = 1.0
-        head.zero_()
-        head[:, len(axes)] = -10 * LABEL_SCALE
-        head[list(targets)] = 0.0
-        head[list(targets), axes] = LABEL_SCALE
-        for matrix in (layer.self_attn.q_proj, layer.self_attn.k_proj, layer.mlp.down_proj):
-            matrix.weight.zero_()
-        torch.nn.init.eye_(layer.self_attn.v_proj.weight)
-        torch.nn.init.eye_(layer.self_attn.o_proj.weight).mul_(MIX)
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_("embed_tokens" in name)
+    train, held = cut(triples, recipe.validation, recipe.schedule.seed)
+    if base is not None:
+        model, tokenizer = _tuned(base, recipe.lora, recipe.schedule.seed)
+    else:
+        model, tokenizer = _from_nothing(recipe, instrument, train)
+    learnt, measured = ([examples(p, instrument, tokenizer) for p in part] for part in (train, held))
+    _check_length([*learnt, *measured], instrument, model)
+    pad = tokenizer.pad_token_id or 0
+    curve = learn(model, learnt, measured, recipe, _reader(recipe, [*learnt, *measured], pad), checkpoints, report)
+    return Trained(model, tokenizer, curve)
 
 
-def judge_loss(
-    model: Any, batch: list[list[Example]], shared: int, targets: Sequence[int], pad: int, order_weight: float
-) -> Any:
-    """Cross-entropy of the right label over the whole vocabulary, plus a pairwise term inside each triple.
+def as_judge(recipe: JudgeRecipe, folder: Path, settings: Settings) -> tuple[Instrument, ModelRef]:
+    """The recipe's instrument with what was trained in `folder` as its judge, asked as it was trained: directly.
 
-    The pairwise term is −log σ(s_i − s_j) for every i better than j, with s = log p(good) − log p(bad).
-
-    Args:
-        batch: triples of examples, in the order best, ambivalent, worst.
-        shared: tokens all examples begin with.
-        targets: the token of each label.
+    Where the instrument names this very judge, it is unaltered.
     """
-    import torch
-    from torch.nn.functional import cross_entropy, logsigmoid
-
-    examples = [example for group in batch for example in group]
-    logits = verdict_logits(model, [example.ids for example in examples], shared, pad)
-    right = torch.tensor([targets[example.label] for example in examples])
-    loss = cross_entropy(logits, right)
-    if order_weight:
-        logp = logits.log_softmax(-1)
-        s = (logp[:, targets[0]] - logp[:, targets[2]]).view(len(batch), len(ROLES))
-        pairs = torch.stack([s[:, 0] - s[:, 1], s[:, 1] - s[:, 2], s[:, 0] - s[:, 2]])
-        loss = loss - order_weight * logsigmoid(pairs).mean()
-    return loss
-
-
-def verdict_logits(model: Any, rows: Sequence[Sequence[int]], shared: int, pad: int) -> Any:
-    """Next-token logits after each row, shape (rows, vocabulary), of a model with one layer.
-
-    With one layer only the last position has to look back: keys and values of all positions, one query a row.
-    This is what the model's own forward pass computes there, some twenty times cheaper, and the keys and values of
-    the shared prefix are computed once.
-    """
-    import torch
-
-    layer, rope = model.model.layers[0], model.model.rotary_emb
-    ids, mask = _padded(rows, shared, pad)
-    positions = (mask.cumsum(-1) - 1).clamp(min=0)
-
-    def heads(states: Any) -> Any:
-        return states.unflatten(-1, (-1, layer.self_attn.head_dim)).transpose(1, 2)
-
-    def keys_values(tokens: Any, at: Any) -> tuple[Any, Any, Any]:
-        seen = model.model.embed_tokens(tokens)
-        normed = layer.input_layernorm(seen)
-        cos, sin = rope(normed, at)
-        return seen, _rotated(heads(layer.self_attn.k_proj(normed)), cos, sin), heads(layer.self_attn.v_proj(normed))
-
-    _, k_shared, v_shared = keys_values(ids[:1, :shared], positions[:1, :shared])
-    seen, k_own, v_own = keys_values(ids[:, shared:], positions[:, shared:])
-    count = len(rows)
-    k = torch.cat([k_shared.expand(count, -1, -1, -1), k_own], dim=2)
-    v = torch.cat([v_shared.expand(count, -1, -1, -1), v_own], dim=2)
-    last = seen[:, -1:]
-    cos, sin = rope(last, positions[:, -1:])
-    q = _rotated(heads(layer.self_attn.q_proj(layer.input_layernorm(last))), cos, sin)
-    bias = torch.zeros(mask.shape).masked_fill(mask == 0, float("-inf"))[:, None, None]
-    attended = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-    state = last + layer.self_attn.o_proj(attended.transpose(1, 2).flatten(-2))
-    state = state + layer.mlp(layer.post_attention_layernorm(state))
-    return model.lm_head(model.model.norm(state))[:, -1]
+    instrument = load_instrument(recipe.instrument, built=settings.prompts_dir)
+    ref = resolve(str(folder))
+    spec = instrument.judge
+    if spec.source != "trained" or (settings.models_dir / spec.model).resolve() != folder.resolve():
+        instrument = instrument.judged_by(
+            f"judge={folder.name}",
+            model=str(folder),
+            source="local",
+            revision="",
+            engine="transformers",
+            mode="direct",
+            stand_in=recipe.base is None,
+        )
+    return instrument.with_judge_at(ref.revision), ref
 
 
-def _rotated(states: Any, cos: Any, sin: Any) -> Any:
-    import torch
-
-    half = states.shape[-1] // 2
-    turned = torch.cat([-states[..., half:], states[..., :half]], dim=-1)
-    return states * cos.unsqueeze(1) + turned * sin.unsqueeze(1)
+def read_curve(folder: Path) -> list[Point]:
+    """The learning curve of a trained judge."""
+    return [Point.model_validate(entry) for entry in json.loads((folder / "curve.json").read_text())]
 
 
-def _padded(rows: Sequence[Sequence[int]], shared: int, pad: int) -> tuple[Any, Any]:
-    """Ids and attention mask, both of shape (rows, longest), padded between the shared prefix and the rest."""
-    import torch
-
-    width = max(len(row) for row in rows)
-    ids, mask = [], []
-    for row in rows:
-        gap = width - len(row)
-        ids.append([*row[:shared], *[pad] * gap, *row[shared:]])
-        mask.append([1] * shared + [0] * gap + [1] * (len(row) - shared))
-    return torch.tensor(ids), torch.tensor(mask)
-
-
-def examples(prompt: Prompt, instrument: Instrument, tokenizer: Any) -> list[Example]:
-    """The three answers of a triple as the judge sees them."""
-    found = []
-    for label, role in enumerate(ROLES):
-        answer = Answer(prompt_id=prompt.id, text=getattr(prompt, role))
-        conversation = direct_conversation(prompt, answer, instrument)
-        found.append(Example(tuple(encode(tokenizer, render(tokenizer, conversation))), label))
-    return found
+def cut(triples: Sequence[Prompt], share: float, seed: int) -> tuple[list[Prompt], list[Prompt]]:
+    """What is learnt from, and the part held back: a share of the groups, none of which is in both."""
+    order = sorted({p.group for p in triples}, key=lambda group: digest([seed, group]))
+    held = set(order[: round(share * len(order))])
+    return [p for p in triples if p.group not in held], [p for p in triples if p.group in held]
 
 
 def label_tokens(instrument: Instrument, tokenizer: Any) -> list[int]:
     """The one token of each label.
 
     Raises:
-        InputError: a label takes several tokens, so that training its first one would not be enough.
+        InputError: a label takes several tokens, so that a model that weighs words could not say it.
     """
     labels = instrument.rubric.labels[instrument.lang]
     _, paths = label_paths(lambda text: encode(tokenizer, text), "<|im_start|>assistant\n", labels)
@@ -253,7 +171,99 @@ def label_tokens(instrument: Instrument, tokenizer: Any) -> list[int]:
     return [path[0] for path in paths]
 
 
-def shared_length(rows: Sequence[Sequence[int]]) -> int:
-    """How many tokens all rows begin with."""
-    low, high = min(rows, key=tuple), max(rows, key=tuple)
-    return next(i for i, (a, b) in enumerate(zip(low, high, strict=False)) if a != b)
+def _prompts(recipe: JudgeRecipe, instrument: Instrument, built: Path | None) -> Path:
+    """The file of the instrument's set: beside an instrument of one's own, bundled, or built."""
+    own = Path(recipe.instrument).parent / f"{instrument.source.set}.jsonl"
+    if recipe.instrument.endswith(".toml") and own.is_file():
+        return own
+    return find_set(instrument.source.set, DATA, built).prompts
+
+
+def _from_nothing(recipe: JudgeRecipe, instrument: Instrument, triples: Sequence[Prompt]) -> tuple[Any, Any]:
+    assert recipe.shape is not None  # a recipe has a shape or a base
+    texts = [t for p in triples for t in (p.text, p.best or "", p.ambivalent or "", p.worst or "")]
+    # A label opens the judge's turn; seen often there, it becomes one token.
+    labels = [*instrument.rubric.labels[instrument.lang]] * len(texts)
+    seen = [*texts, instrument.rubric.system(instrument.lang), *labels]
+    tokenizer = make_tokenizer(seen, recipe.shape.vocabulary, phrases=True)
+    model = make_model(recipe.shape, recipe.schedule, tokenizer, tied=False)
+    if recipe.shape.layers == 1:
+        make_linear(model, label_tokens(instrument, tokenizer))
+    return model, tokenizer
+
+
+def _tuned(base: ModelRef, lora: Lora | None, seed: int) -> tuple[Any, Any]:
+    """The base, with adapters to learn or to learn as a whole.
+
+    Whole, its weights are float32 while they learn: steps are too small for bfloat16. Under adapters they stand still
+    and keep their own numbers on a GPU.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    quiet()
+    still = lora is not None and torch.cuda.is_available()
+    safe = {"trust_remote_code": False, "local_files_only": True}
+    with loading(base.name):
+        tokenizer = AutoTokenizer.from_pretrained(base.path, **safe)
+        model = AutoModelForCausalLM.from_pretrained(
+            base.path, dtype=base.dtype if still else "float32", use_safetensors=True, **safe
+        )
+    if lora is None:
+        return model, tokenizer
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(seed)
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules="all-linear",
+    )
+    return get_peft_model(model, config), tokenizer
+
+
+def _check_length(groups: Sequence[Group], instrument: Instrument, model: Any) -> None:
+    longest = max(len(row.ids) + max(map(len, row.paths)) for group in groups for row in group)
+    own = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    limit = min(instrument.judge.context, own or instrument.judge.context)
+    if longest > limit:
+        raise InputError("train.too_long", tokens=longest, limit=limit)
+
+
+def _reader(recipe: JudgeRecipe, groups: Sequence[Group], pad: int) -> Logprobs:
+    """How the probabilities of the labels are read: cheaply where the model has one layer that was made here."""
+    if recipe.shape is None or recipe.shape.layers > 1:
+        return lambda model, rows: label_logprobs(model, rows, pad)
+    shared = shared_length([row.ids for group in groups for row in group])
+    return lambda model, rows: linear_logprobs(model, rows, shared, pad)
+
+
+def _keep(trained: Trained, folder: Path, run: dict[str, object], made_in: Path, base: ModelRef | None) -> None:
+    """Weights any engine can serve, in the numbers of the base; the curve; and adapters in a folder of their own."""
+    import torch
+
+    model, adapter = trained.model.to("cpu", torch.float32), made_in / "adapter"
+    if hasattr(model, "merge_and_unload"):
+        _save_adapter(model, adapter, base)
+        model = model.merge_and_unload()
+
+    def beside(partial: Path) -> None:
+        (partial / "curve.json").write_text(curves.to_json(trained.curve))
+        if adapter.is_dir():
+            shutil.copytree(adapter, partial / "adapter")
+
+    save(folder, model.to(getattr(torch, base.dtype)) if base else model, trained.tokenizer, run, beside)
+
+
+def _save_adapter(model: Any, folder: Path, base: ModelRef | None) -> None:
+    """The adapters alone, without a card that knows nothing of them and the paths of this machine."""
+    # Asked to look for new embeddings, it would look for the base on the Hub.
+    model.save_pretrained(folder, save_embedding_layers=False)
+    (folder / "README.md").unlink()
+    file = folder / "adapter_config.json"
+    config = {**json.loads(file.read_text()), "base_model_name_or_path": base.name if base else None}
+    # They are kept as a set, whose order differs from one process to the next.
+    config["target_modules"] = sorted(config["target_modules"])
+    file.write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")

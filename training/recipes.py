@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import tomllib
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal, Self, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from eco_eval.errors import InputError
 from eco_eval.types import Record, digest
@@ -29,7 +29,10 @@ class Shape(Record):
 
 
 class Schedule(Record):
-    """AdamW with linear warm-up over a tenth of the steps, then cosine to zero. `batch` in sequences."""
+    """AdamW with linear warm-up over a tenth of the steps, then cosine to zero. `batch` in sequences.
+
+    dropout: of the attention of a model from nothing; adapters have their own.
+    """
 
     epochs: int = Field(gt=0)
     batch: int = Field(gt=0)
@@ -54,17 +57,43 @@ class ToyRecipe(Record):
     schedule: Schedule
 
 
+class Lora(Record):
+    """Low-rank adaptation (Hu et al. 2021, arXiv:2106.09685) of all linear layers but the output head.
+
+    r: rank. alpha: the update is scaled by alpha / r.
+    """
+
+    r: int = Field(gt=0)
+    alpha: int = Field(gt=0)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+
+
 class JudgeRecipe(Record):
-    """A small judge trained on the triples of an instrument's train split.
+    """A judge trained on the triples of an instrument's train split, from nothing (`shape`) or from `base`.
 
     order_weight: weight of the pairwise term, which asks for best > ambivalent > worst inside a triple.
+    validation: share of the train split's groups that is not learnt from and draws the learning curve.
+    accumulate: batches a step; `schedule.batch` says how many sequences fit in memory at once.
+    base: the language model to fine-tune, a folder or `owner/name@revision`; whole, or with `lora` by adapters.
     """
 
     name: str
     instrument: str
     order_weight: float = Field(ge=0)
-    shape: Shape
+    validation: float = Field(default=0.15, ge=0, le=0.5)
+    accumulate: int = Field(default=1, gt=0)
+    shape: Shape | None = None
+    base: str | None = None
+    lora: Lora | None = None
     schedule: Schedule
+
+    @model_validator(mode="after")
+    def _one_start(self) -> Self:
+        if (self.shape is None) == (self.base is None):
+            raise InputError("train.one_start", name=self.name)
+        if self.lora is not None and self.base is None:
+            raise InputError("train.lora_alone", name=self.name)
+        return self
 
 
 RecipeT = TypeVar("RecipeT", ToyRecipe, JudgeRecipe)

@@ -21,18 +21,19 @@ Report = Callable[[int, int, float], None]
 """Called as `report(step, steps, loss)`."""
 
 
-def make_tokenizer(texts: Sequence[str], vocabulary: int) -> Any:
+def make_tokenizer(texts: Sequence[str], vocabulary: int, *, phrases: bool = False) -> Any:
     """A byte-level BPE tokenizer trained on the texts, with a ChatML template.
 
     Args:
         texts: what the model will read.
         vocabulary: size in tokens; smaller when the texts do not have that many pairs.
+        phrases: a token may reach across words, so that it can be a turn of phrase.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
     bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=not phrases)
     bpe.decoder = decoders.ByteLevel()
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     trainer = trainers.BpeTrainer(
@@ -125,14 +126,25 @@ def optimise(
     model.eval()
 
 
-def save(folder: Path, model: Any, tokenizer: Any, run: dict[str, object]) -> None:
-    """Write the whole folder or nothing: weights as safetensors, tokenizer, and `run.json` that says what made it."""
+def save(
+    folder: Path,
+    model: Any,
+    tokenizer: Any,
+    run: dict[str, object],
+    beside: Callable[[Path], None] = lambda _: None,
+) -> None:
+    """Write the whole folder or nothing: weights as safetensors, tokenizer, and `run.json` that says what made it.
+
+    Args:
+        beside: called with the folder while it is not there yet, to write more into it.
+    """
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     quiet()
     model.save_pretrained(partial)
     tokenizer.save_pretrained(partial)
+    beside(partial)
     (partial / "run.json").write_text(json.dumps(run, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
