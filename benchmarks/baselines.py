@@ -19,7 +19,7 @@ from eco_eval.anchors import anchor_sheets
 from eco_eval.instrument import Instrument, load_instrument
 from eco_eval.judging import judge, judgements_path
 from eco_eval.pipeline import open_engines, resolve_judges, submit
-from eco_eval.scoring import expected_points
+from eco_eval.readings import expected_points
 from eco_eval.settings import Settings
 from eco_eval.store import LocalStore
 from eco_eval.triples.baselines import in_order, table

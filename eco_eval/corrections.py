@@ -37,7 +37,7 @@ is measured between them and taken to go on straight in log length. Long and sho
 SPAN = (0.05, 0.95)
 """Quantiles of the lengths of gold answers: one odd answer does not widen what the slope is known for."""
 
-MAX_DOUBT = 0.3
+MAX_DOUBT = 0.15
 """Largest half-width, on 0 to 1, of what is taken off or added for length; above, nothing is learnt. Gold whose answers
 to a prompt are nearly of one length tells little of what length adds. It is reckoned from lengths alone, with points
 that spread by USUAL_SPREAD: to let through what happens to look precise would spoil the intervals (88 % in simulation).

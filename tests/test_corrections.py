@@ -280,7 +280,7 @@ class TestLengthControlled:
     @settings(deadline=None, max_examples=30)
     @given(st.lists(st.integers(0, 3), min_size=20, max_size=100).filter(lambda said: said.count(3) < len(said) - 5))
     def test_without_a_taste_for_length_it_is_the_raw_score(self, said: list[int]) -> None:
-        found = scored(said, RIGHT, length=250)
+        found = scored(said, RIGHT, length=180)
         assert estimate(found.length_controlled).value == pytest.approx(found.eco.value)
 
     def test_what_is_taken_off_is_the_slope_times_the_log_of_how_much_longer(self) -> None:
