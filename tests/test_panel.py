@@ -243,6 +243,7 @@ def test_judges_are_resolved_to_exact_weights(tmp_path: Path, tiny_judge: Path, 
     assert [seat.judge_revision for seat in measure.seats] == [ref.revision for ref in refs]
     engines = open_engines(submit(refs[0], measure), measure, refs, Settings())
     assert len(engines.panel) == 1
-    missing = local.model_copy(update={"panel": (local.panel[0].model_copy(update={"source": "trained", "model": "no"}),)})
+    untrained = local.panel[0].model_copy(update={"source": "trained", "model": "no"})
+    missing = local.model_copy(update={"panel": (untrained,)})
     with pytest.raises(InputError):
         resolve_judges(missing, Settings(cache_dir=tmp_path))

@@ -66,7 +66,7 @@ def _read(store: Store) -> tuple[Board, list[str]]:
 
 
 def _section(section: Section, t: Texts) -> str:
-    heads = ("places", "model", "eco", "interval", "equal", "good", "regular", "bad", "n", "notes")
+    heads = ("places", "model", "eco", "interval", "equal", "shares", "n", "notes")
     cells = "".join(f"<th scope='col' class='{_CSS[head]}'>{escape(t(f'page.column_{head}'))}</th>" for head in heads)
     tiers = [None, *(row.tier for row in section.models)]
     starts = [number > 0 and row.tier != tiers[number] for number, row in enumerate(section.models)]
@@ -90,9 +90,7 @@ _CSS = {
     "eco": "num",
     "interval": "",
     "equal": "num wide",
-    "good": "num wide",
-    "regular": "num wide",
-    "bad": "num wide",
+    "shares": "num wide",
     "n": "num wide",
     "notes": "wide",
 }
@@ -111,7 +109,7 @@ def _row(row: Row, t: Texts, *, starts_tier: bool = False) -> str:
         "eco": f"<b>{t.number(row.eco.value)}</b><small>{escape(interval(row.eco, t))}</small>",
         "interval": range_svg(row.eco, t),
         "equal": _equal(row, t),
-        **{grade.value: t.number(row.shares[grade], 0) for grade in GRADES},
+        "shares": " / ".join(t.number(row.shares[grade], 0) for grade in GRADES),
         "n": str(counts.graded),
         "notes": escape(", ".join(incidents)) or "–",
     }
