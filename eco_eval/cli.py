@@ -227,18 +227,20 @@ def _add_audit(app: typer.Typer, settings: Settings, t: Texts) -> None:
 
             triples = Desk(settings, t).triples(gold)
             measure = measure.with_gold(triples[:limit], f"gold={Path(gold).name}")
+        cards = []
         for seat, ref in zip(measure.seats, judge_refs, strict=True):
             # An audit needs no candidate: the judge stands for one that is never asked.
             engines = open_engines(submit(ref, seat), seat, [ref], settings, judge_url=judge_url)
             with stage_bars(t, ref.name) as progress:
                 card = audited(seat, engines.judge, local_store(settings), progress, again=again)
             pages = keep_pages(card, seat, local_store(settings), t)
-            if as_json:
-                print(card.model_dump_json(indent=1))
-                continue
-            print_card(card, t)
-            for path in pages:
-                print(t("cli.audit.kept", path=settings.data_dir / path))
+            cards.append(card.model_dump(mode="json"))
+            if not as_json:
+                print_card(card, t)
+                for path in pages:
+                    print(t("cli.audit.kept", path=settings.data_dir / path))
+        if as_json:
+            print_json(cards if measure.panel else cards[0])
 
 
 def _refusing(error: InputError) -> Any:
