@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Literal
 
 from eco_eval import attacks
-from eco_eval.errors import StoreError
 from eco_eval.instrument import Instrument
-from eco_eval.store import Store
+from eco_eval.store import Store, read_record
 from eco_eval.types import EngineInfo, Estimate, Record, digest
 
 
@@ -103,14 +102,7 @@ def read_card(instrument: Instrument, store: Store) -> JudgeCard | None:
     Raises:
         StoreError: it is there and cannot be read.
     """
-    path = card_path(instrument)
-    found = store.read(path)
-    if found is None:
-        return None
-    try:
-        return JudgeCard.model_validate_json(found[0])
-    except ValueError as error:
-        raise StoreError("store.corrupt", path=path, reason=type(error).__name__) from error
+    return read_record(store, card_path(instrument), JudgeCard)
 
 
 def is_cleared(instrument: Instrument, store: Store) -> bool:

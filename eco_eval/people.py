@@ -12,14 +12,14 @@ import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from pydantic import Field
 
 from eco_eval.errors import ConflictError, DataError, InputError, StoreError
 from eco_eval.results import Reading, display_name
 from eco_eval.rows import Row, read_rows
-from eco_eval.store import ABSENT, Store, slug
+from eco_eval.store import ABSENT, Store, parse_record, read_record, slug
 from eco_eval.types import GRADES, Answer, Grade, Graded, Prompt, Record, Result, Submission, digest
 
 FOLDER = "audits/people/"
@@ -30,8 +30,6 @@ WORDS = {grade.value: grade for grade in GRADES} | {"buena": Grade.GOOD, "mala":
 LONGEST_NAME = 60
 TRIES = 20
 """How often a write is tried while somebody else writes the same grader's file."""
-
-KeptT = TypeVar("KeptT", "Sample", "Grades")
 
 
 class Drawn(Record):
@@ -451,24 +449,16 @@ def _files(store: Store) -> list[str]:
 
 
 def _sample(store: Store, path: str) -> Sample:
-    found = store.read(path)
-    if found is None:
+    sample = read_record(store, path, Sample)
+    if sample is None:
         raise StoreError("store.corrupt", path=path, reason="gone")
-    sample = _parsed(found[0], path, Sample)
     if path != f"{FOLDER}{sample.id}/sample.json" or len({item.id for item in sample.items}) < len(sample.items):
         raise StoreError("store.corrupt", path=path, reason="id")
     return sample
 
 
 def _grades(data: bytes, path: str, sample: Sample) -> Grades:
-    grades = _parsed(data, path, Grades)
+    grades = parse_record(data, path, Grades)
     if grades.sample != sample.id or not grades.grades.keys() <= {item.id for item in sample.items}:
         raise StoreError("store.corrupt", path=path, reason="id")
     return grades
-
-
-def _parsed(data: bytes, path: str, kind: type[KeptT]) -> KeptT:
-    try:
-        return kind.model_validate_json(data)
-    except ValueError as error:
-        raise StoreError("store.corrupt", path=path, reason=type(error).__name__) from error

@@ -25,9 +25,9 @@ from eco_eval.people import FOLDER, points_of
 from eco_eval.pipeline import Engines, anchor_submission, evaluate, open_engines, resolve_judges, submit
 from eco_eval.prompts import read_prompts
 from eco_eval.reproduction import Mode, Reproduction, Run, judge_repeats, judge_rescoring
-from eco_eval.results import details, find_result, parse_result, read_result
+from eco_eval.results import details, find_result, read_result
 from eco_eval.settings import Settings
-from eco_eval.store import LocalStore, Store, Table
+from eco_eval.store import LocalStore, Store, Table, parse_record
 from eco_eval.types import (
     Answer,
     Conversation,
@@ -144,7 +144,7 @@ def find_source(target: str, settings: Settings) -> Source:
         if file.resolve().parent.name != "results" or not file.is_file():
             raise InputError("reproduce.no_file", target=target)
         beside = LocalStore(file.resolve().parent.parent)
-        return Source(parse_result(file.read_bytes(), target), lambda _: beside)
+        return Source(parse_record(file.read_bytes(), target, Result), lambda _: beside)
     store = LocalStore(settings.data_dir)
     name = file.resolve().name if file.is_dir() else target
     return Source(find_result(store, target, settings.data_dir, name=name), lambda _: store)
@@ -169,7 +169,7 @@ def _on_hub(target: str) -> Source:
         _download(repo, path, revision, f"{target.partition('/results/')[0]}/{path}")
         return store
 
-    return Source(parse_result(result_file.read_bytes(), target), fetch)
+    return Source(parse_record(result_file.read_bytes(), target, Result), fetch)
 
 
 def _download(repo: str, path: str, revision: str | None, shown: str) -> tuple[Path, str]:

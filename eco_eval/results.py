@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from eco_eval.errors import InputError, StoreError
-from eco_eval.store import Store, Table
+from eco_eval.store import Store, Table, parse_record, read_record
 from eco_eval.types import Answer, Judgement, Result
 
 
@@ -27,21 +27,7 @@ def read_result(store: Store, result_id: str) -> Result | None:
     Raises:
         StoreError: it is there and cannot be read.
     """
-    path = result_path(result_id)
-    found = store.read(path)
-    return None if found is None else parse_result(found[0], path)
-
-
-def parse_result(data: bytes, path: str) -> Result:
-    """A result from its JSON.
-
-    Raises:
-        StoreError: it is none; names `path`.
-    """
-    try:
-        return Result.model_validate_json(data)
-    except ValueError as error:
-        raise StoreError("store.corrupt", path=path, reason=type(error).__name__) from error
+    return read_record(store, result_path(result_id), Result)
 
 
 def write_result(result: Result, store: Store) -> None:
@@ -57,7 +43,7 @@ def load_results(store: Store) -> tuple[list[Result], list[str]]:
         if found is None:
             continue
         try:
-            results.append(parse_result(found[0], path))
+            results.append(parse_record(found[0], path, Result))
         except StoreError:
             broken.append(path)
     return results, broken

@@ -2,6 +2,7 @@
 
 from eco_eval.store.base import ABSENT, ANY, Store, Version, slug
 from eco_eval.store.local import LocalStore
+from eco_eval.store.records import parse_record, read_record
 from eco_eval.store.table import Table
 
-__all__ = ["ABSENT", "ANY", "LocalStore", "Store", "Table", "Version", "slug"]
+__all__ = ["ABSENT", "ANY", "LocalStore", "Store", "Table", "Version", "parse_record", "read_record", "slug"]
