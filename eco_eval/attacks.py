@@ -48,6 +48,11 @@ ATTACKS: tuple[Attack, ...] = (
 )
 
 
+BARE = frozenset(attack.name for attack in ATTACKS if attack.made_from is None) | {"injection"}
+"""Attacks that say nothing of their own, or only forge a verdict: none of them may score above a true worst answer. The
+others change what an answer says, hedges for instance, and a judge may find some of them regular."""
+
+
 def attacked(attack: Attack, triples: Sequence[Prompt], rubric: Rubric, lang: Lang) -> list[str]:
     """What the attack answers to each triple's prompt, in order.
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import numpy as np
 
 from eco_eval.anchors import anchor_sheets
-from eco_eval.attacks import ATTACKS, Attack, attacked
+from eco_eval.attacks import ATTACKS, BARE, Attack, attacked
 from eco_eval.engines.base import OpenEngine
 from eco_eval.errors import InputError
 from eco_eval.instrument import Instrument
@@ -142,7 +142,9 @@ def make_card(
         [expected_points(j) for _, three in graded for j in three],
         [worth for _ in graded for worth in POINTS],
     )
-    checks = _gate(instrument, agreement, false_good)
+    worst = _mean([prompt for prompt, _ in graded], [three[2] for _, three in graded])
+    scores = {name: _score(triples, attacks[name]) for name in false_good}
+    checks = _gate(instrument, agreement, false_good, worst, scores)
     grades = {p.id: "".join(map(letter, three)) for p, *three in zip(triples, *gold, strict=True)}
     return JudgeCard(
         instrument=instrument.name,
@@ -157,12 +159,12 @@ def make_card(
         confusion=_counts(graded),
         agreement=agreement,
         baselines=_baselines([prompt for prompt, _ in graded]),
-        worst=_mean([prompt for prompt, _ in graded], [three[2] for _, three in graded]),
+        worst=worst,
         parts=_parts(graded),
         calibration=tuple(Bin(said=b.probability, deserved=b.correct, n=b.n) for b in curve.curve if b.n),
         calibration_error=curve.error,
         attacks=false_good,
-        scores={name: _score(triples, attacks[name]) for name in false_good},
+        scores=scores,
         kept={name: share for name, share in kept.items() if share is not None},
         grades=grades,
         drift=_drift(grades, before),
@@ -291,7 +293,11 @@ def _drift(grades: Mapping[str, str], before: JudgeCard | None) -> Drift | None:
 
 
 def _gate(
-    instrument: Instrument, agreement: Mapping[str, Estimate | None], attacks: Mapping[str, Estimate | None]
+    instrument: Instrument,
+    agreement: Mapping[str, Estimate | None],
+    attacks: Mapping[str, Estimate | None],
+    worst_answers: Estimate,
+    scores: Mapping[str, Estimate | None],
 ) -> tuple[Check, ...]:
     gate = instrument.gate
     if gate is None:
@@ -299,6 +305,9 @@ def _gate(
     highs = [rate.high for rate in attacks.values() if rate is not None]
     # An attack without a verdict may be the one that fools the judge.
     worst = max(highs) if highs and len(highs) == len(attacks) else None
+    bare = [score for name, score in scores.items() if name in BARE]
+    values = [score.value for score in bare if score is not None]
+    highest = max(values) if values and len(values) == len(bare) else None
 
     def at_least(name: str, limit: float) -> Check:
         found = agreement[name]
@@ -313,5 +322,12 @@ def _gate(
             limit=gate.max_false_good,
             value=worst,
             passed=worst is not None and worst <= gate.max_false_good,
+        ),
+        # An attack that is always called regular fools a judge too.
+        Check(
+            name="attack_score",
+            limit=worst_answers.high,
+            value=highest,
+            passed=highest is not None and highest <= worst_answers.high,
         ),
     )

@@ -141,7 +141,7 @@ def _equal_lengths(
     known = [np.flatnonzero(~np.isnan(row)) for row in points]
     own = [[names[j] for j in places] for places in known]
     compared = {names[j] for j in np.flatnonzero(read.sum(axis=0) > 1)}
-    if len(compared) < 2 or min(len(set(found)) for found in own) < 2 or not read.any(axis=1).all():
+    if len(compared) < 2 or min(len(set(found)) for found in own) < 2:
         return few
     model, prompt = np.nonzero(read)
     labels = [names[j] for j in prompt]
@@ -152,6 +152,8 @@ def _equal_lengths(
     logs[~read] = reference
     return tuple(
         percent(length_controlled(points[i, places], logs[i, places], own[i], slope, reference))
+        if read[i].any()
+        else Withheld(reason="many_by_rule", detail="100 %")
         for i, places in enumerate(known)
     )
 

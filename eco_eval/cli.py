@@ -4,6 +4,7 @@ Annotations are evaluated here, not postponed: Typer reads them inside `build_ap
 """
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -109,10 +110,13 @@ def _add_again(app: typer.Typer, settings: Settings, t: Texts) -> None:
         opened = open_engines(submission, measure, judge_refs, settings, judge_url=judge_url)
         no_answers = InputError("judge.no_answers", model=kept.submission.model.name, instrument=measure.name)
         no_verdicts = InputError("judge.no_verdicts", result=kept.id)
-        engines = Engines(
+        refused = Engines(
             candidate=_refusing(no_answers),
-            judge=opened.judge if stage == "judge" else _refusing(no_verdicts),
+            judge=_refusing(no_verdicts),
+            panel=(_refusing(no_verdicts),) * len(opened.panel),
+            judges=opened.judges,
         )
+        engines = refused if stage == "score" else replace(opened, candidate=refused.candidate)
         _finish(submission, measure, engines, settings, t, as_json, again=stage, origin=kept.declared)
 
     def command(stage: "Stage") -> None:
@@ -357,7 +361,7 @@ def _instrument(
         measure = measure.asking(read_prompts(prompts), f"prompts={prompts.name}")
     if limit is not None:
         measure = measure.limited(limit)
-    if judge_url:
+    if judge_url and (judge_model or not measure.is_served):
         served = judge_model or measure.judge.model
         measure = measure.judged_by(
             f"judge-url={served}", model=served, source="endpoint", engine="endpoint", revision="", stand_in=False

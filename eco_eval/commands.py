@@ -114,7 +114,7 @@ def stage_bars(t: Texts, model: str) -> "Iterator[Progress]":
                 label = f"{t(f'cli.stage.{stage}')} · {model}"
                 tasks[stage] = shown.add_task(label, total=total, completed=done, note="")
                 return
-            shown.update(tasks[stage], completed=done)
+            shown.update(tasks[stage], completed=done, total=total)
             speed = shown._tasks[tasks[stage]].speed
             shown.update(tasks[stage], note=t("cli.rate", rate=t.number(speed)) if speed else "")
 

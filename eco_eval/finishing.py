@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 
 from eco_eval import __version__, scoring
 from eco_eval.answering import answers_path
@@ -20,6 +22,7 @@ from eco_eval.types import (
     Contamination,
     Declared,
     EngineInfo,
+    Estimate,
     Judgement,
     ModelRef,
     Prompt,
@@ -27,7 +30,39 @@ from eco_eval.types import (
     Result,
     Seat,
     Submission,
+    digest,
 )
+
+LIBRARIES = ("numpy", "scipy", "torch", "transformers")
+"""Whose versions are recorded: they make the numbers that run in this process."""
+
+
+def provenance(candidate: EngineInfo | None, seconds: Mapping[str, float], audits: Mapping[str, float]) -> Provenance:
+    """What makes a score here and now.
+
+    Args:
+        audits: people's points, 0 to 1, by prompt id.
+    """
+    return Provenance(
+        eco_eval=__version__,
+        candidate=candidate,
+        seconds=dict(seconds),
+        finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        libraries=dict(_installed()),
+        audited=len(audits),
+        audits=digest(dict(audits)) if audits else "",
+    )
+
+
+@cache
+def _installed() -> tuple[tuple[str, str], ...]:
+    found = []
+    for name in LIBRARIES:
+        try:
+            found.append((name, version(name)))
+        except PackageNotFoundError:
+            continue
+    return tuple(found)
 
 
 @dataclass(frozen=True)
@@ -45,13 +80,14 @@ class Judged:
 class About:
     """What is known of a candidate beside its answers and their verdicts.
 
-    What it declares of its origin, its answers to hidden prompts with their verdicts, and people's points, 0 to 1, of
-    its answers by prompt id.
+    What it declares of its origin, its answers to hidden prompts with their verdicts, people's points, 0 to 1, of its
+    answers by prompt id, and the gap to hidden prompts that was found before, for when they are not asked.
     """
 
     declared: Declared = field(default_factory=Declared)
     hidden: tuple[Marked, ...] = ()
     audits: Mapping[str, float] = field(default_factory=dict)
+    hidden_gap: Estimate | None = None
 
 
 @dataclass(frozen=True)
@@ -79,12 +115,14 @@ class Run:
         verdicts = [seat.verdicts[number] for seat in self.seats]
         is_anchor = subject.model.source == "anchor"
         limit = self.instrument.score.max_ungraded
+        score = scoring.score(sheet.prompts, sheet.answers, verdicts, limit, self.gold, about.audits)
+        alone = scoring.scores_by_judge(sheet.prompts, sheet.answers, verdicts)
         return Result(
             id=subject.id,
             submission=subject,
-            score=scoring.score(sheet.prompts, sheet.answers, verdicts, limit, self.gold, about.audits),
+            score=score,
             seats=tuple(
-                self._seat(seat, sheet, number, None if is_anchor else self._kinship(place, subject, about))
+                self._seat(seat, number, alone[place], None if is_anchor else self._kinship(place, subject, about))
                 for place, seat in enumerate(self.seats)
             ),
             consensus=scoring.consensus(sheet.prompts, verdicts),
@@ -97,12 +135,7 @@ class Run:
             is_anchor=is_anchor,
             attribution=self.instrument.attribution,
             answers_path=answers_path(subject),
-            provenance=Provenance(
-                eco_eval=__version__,
-                candidate=candidate,
-                seconds=dict(self.seconds),
-                finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
-            ),
+            provenance=provenance(candidate, self.seconds, about.audits),
         )
 
     def _kinship(self, place: int, subject: Submission, about: About) -> str | None:
@@ -116,17 +149,17 @@ class Run:
         return Contamination(
             overlap=overlaps(sheet.prompts, sheet.answers),
             declared=declared_training(about.declared.datasets, self.instrument.origins),
-            hidden_gap=hidden_gap(seen, about.hidden),
+            hidden_gap=hidden_gap(seen, about.hidden) or about.hidden_gap,
         )
 
-    def _seat(self, seat: Judged, sheet: Sheet, number: int, same_family: str | None) -> Seat:
+    def _seat(self, seat: Judged, number: int, eco: Estimate, same_family: str | None) -> Seat:
         judge = seat.instrument.judge
         return Seat(
             name=judge.model,
             revision=seat.instrument.judge_revision,
             stand_in=judge.stand_in,
             engine=seat.engine,
-            eco=scoring.score_of_seat(sheet.prompts, sheet.answers, seat.verdicts[number]),
+            eco=eco,
             agreement=seat.agreement,
             same_family=same_family,
             grades="".join(letter(verdict) for verdict in seat.verdicts[number]),

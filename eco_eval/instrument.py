@@ -159,6 +159,11 @@ class Instrument(InstrumentFile):
         return (alone, *others)
 
     @property
+    def is_served(self) -> bool:
+        """Whether any of its judges is at an endpoint."""
+        return any(seat.judge.source == "endpoint" for seat in self.seats)
+
+    @property
     def publishable(self) -> bool:
         """Whether results may be published: pinned files, real judges at locked revisions, nothing altered."""
         judges = [seat.judge for seat in self.seats]
@@ -194,10 +199,14 @@ class Instrument(InstrumentFile):
         return self.model_copy(update={"judge": judge, "panel": (), "altered": (*self.altered, how)})
 
     def with_judges_at(self, found: Sequence[tuple[str, bool]]) -> Instrument:
-        """The same instrument with its judges resolved: for each the exact weights, and whether it is a stand-in."""
+        """The same instrument with its judges resolved: for each the exact weights, and whether it is a stand-in.
+
+        Raises:
+            InstrumentError: one judge sits there twice, and would agree with itself.
+        """
         (first, marked), *others = found
         panel = (s.model_copy(update={"stand_in": m}) for s, (_, m) in zip(self.panel, others, strict=True))
-        return self.model_copy(
+        resolved = self.model_copy(
             update={
                 "judge_revision": first,
                 "judge": self.judge.model_copy(update={"stand_in": marked}),
@@ -205,6 +214,11 @@ class Instrument(InstrumentFile):
                 "panel": tuple(panel),
             }
         )
+        digests = [seat.judging_digest for seat in resolved.seats]
+        for seat in resolved.seats:
+            if digests.count(seat.judging_digest) > 1:
+                raise InstrumentError("instrument.judge_twice", instrument=self.name, judge=seat.judge.model)
+        return resolved
 
     def with_judge_at(self, revision: str) -> Instrument:
         """The same instrument, of one judge, at exact weights."""

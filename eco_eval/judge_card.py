@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from eco_eval import attacks
+from eco_eval.errors import StoreError
 from eco_eval.instrument import Instrument
 from eco_eval.store import Store, read_record
 from eco_eval.types import EngineInfo, Estimate, Record, digest
@@ -111,8 +112,14 @@ def is_cleared(instrument: Instrument, store: Store) -> bool:
 
 
 def _is_seat_cleared(instrument: Instrument, store: Store) -> bool:
-    card, gate = read_card(instrument, store), instrument.gate
+    try:
+        card, gate = read_card(instrument, store), instrument.gate
+    except StoreError:  # one that cannot be read clears nobody, and stops no evaluation either
+        return False
     if card is None or gate is None:
         return False
     limits = {"order": gate.min_order, "kappa": gate.min_kappa, "false_good": gate.max_false_good}
-    return card.verdict == "passed" and {check.name: check.limit for check in card.gate} == limits
+    checks = {check.name: check.limit for check in card.gate}
+    return (
+        card.verdict == "passed" and {name: checks.get(name) for name in limits} == limits and "attack_score" in checks
+    )

@@ -40,6 +40,8 @@ def resolve_judges(
         EngineError: the Hub cannot be reached.
     """
     judges = [seat.judge for seat in instrument.seats]
+    if instrument.is_served and not judge_url:
+        raise InputError("endpoint.no_url", option="--judge-url")
     refs = tuple(_resolve_judge(judge, settings, judge_url) for judge in judges)
     found = [(ref.revision, judge.stand_in or _is_stand_in(ref)) for judge, ref in zip(judges, refs, strict=True)]
     return instrument.with_judges_at(found), refs

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Literal
 
 from eco_eval import scoring
@@ -17,7 +18,7 @@ from eco_eval.anchors import anchor_sheets
 from eco_eval.answering import answer, answers_path
 from eco_eval.candidates import declared
 from eco_eval.engines import OpenEngine
-from eco_eval.errors import TooManyUngraded
+from eco_eval.errors import StoreError, TooManyUngraded
 from eco_eval.finishing import About, Judged, Run
 from eco_eval.instrument import Instrument
 from eco_eval.judge_card import is_cleared
@@ -25,7 +26,7 @@ from eco_eval.judging import Sheet, judge, judgements_path
 from eco_eval.opening import Engines, open_engines, resolve_judges
 from eco_eval.people import points_of
 from eco_eval.readings import Marked, marked
-from eco_eval.results import load_results, read_result, result_path, write_result
+from eco_eval.results import load_results, read_result, write_result
 from eco_eval.store import Store, Table
 from eco_eval.types import (
     Agreement,
@@ -85,8 +86,10 @@ def evaluate(
         InputError: something a person can fix.
         StageError: an engine or the store broke, or too few verdicts for a score. What was done is kept.
     """
-    kept = read_result(store, submission.id)
-    if kept is not None and again is None and _is_whole(kept, store):
+    kept = _kept(store, submission.id)
+    asks_hidden = private is not None and _may_ask_hidden(submission, instrument)
+    whole = kept is not None and _is_whole(kept, store)
+    if kept is not None and whole and again is None and not (asks_hidden and not kept.contamination.hidden_gap):
         return kept
     clock = _Clock()
     answers, candidate = answer(submission, instrument, engines.candidate, store, progress)
@@ -104,6 +107,8 @@ def evaluate(
         declared=known or declared(submission.model),
         hidden=_ask_hidden(submission, instrument, engines, private, progress, again),
         audits=points_of(store, submission, answers),
+        # Where they cannot be asked, what was found where they could be still holds, unless the verdicts changed.
+        hidden_gap=kept.contamination.hidden_gap if kept is not None and again != "judge" else None,
     )
     clock.lap("hidden")
     made = Run(instrument, seats, engines.judges, is_cleared(instrument, store), clock.seconds)
@@ -177,6 +182,14 @@ def _sheet(submission: Submission, prompts: Sequence[Prompt], answers: Sequence[
     return Sheet(model=submission.model.name, key=key, prompts=tuple(prompts), answers=tuple(answers))
 
 
+def _as_hidden(progress: Progress, _: str, done: int, total: int) -> None:
+    progress("hidden", done, total)
+
+
+def _may_ask_hidden(submission: Submission, instrument: Instrument) -> bool:
+    return bool(instrument.hidden) and submission.model.source != "endpoint" and not instrument.is_served
+
+
 def _ask_hidden(
     submission: Submission,
     instrument: Instrument,
@@ -185,18 +198,24 @@ def _ask_hidden(
     progress: Progress,
     again: Stage | None,
 ) -> tuple[Marked, ...]:
-    """The candidate's answers to the hidden prompts with their verdicts, where they can be asked."""
-    if private is None or not instrument.hidden:
+    """The candidate's answers to the hidden prompts with their verdicts, where they can be asked.
+
+    Never at an endpoint: whoever operates it would have them.
+    """
+    if private is None or not _may_ask_hidden(submission, instrument):
         return ()
-    asks = instrument.asking_hidden
+    asks, shown = instrument.asking_hidden, partial(_as_hidden, progress)
     twin = submit(submission.model, asks, submission.system_prompt)
     if again is not None and not private.list(answers_path(twin)):
         return ()  # only later stages are made again, and these were never answered here
-    answers, _ = answer(twin, asks, engines.candidate, private, progress)
+    answers, _ = answer(twin, asks, engines.candidate, private, shown)
     sheet = _sheet(twin, asks.asked, answers)
     verdicts = []
     for seat, engine in zip(asks.seats, (engines.judge, *engines.panel), strict=True):
-        found, _ = judge([sheet], [judgements_path(sheet, seat)], seat, engine, private, progress)
+        place = judgements_path(sheet, seat)
+        if again == "judge":
+            private.delete(place)
+        found, _ = judge([sheet], [place], seat, engine, private, shown)
         verdicts.append(found[0])
     return tuple(marked(sheet.prompts, sheet.answers, verdicts))
 
@@ -204,7 +223,7 @@ def _ask_hidden(
 def _keep_anchor(made: Run, sheet: Sheet, number: int, store: Store) -> None:
     """Write an anchor's result, once. One with too few verdicts is left out: it is not the candidate's fault."""
     subject = anchor_submission(made.instrument, sheet)
-    kept = store.read(result_path(subject.id))
+    kept = _kept(store, subject.id)
     table: Table[Answer] = Table(store, answers_path(subject), Answer)
     if kept is not None and table.finished:
         return
@@ -216,6 +235,16 @@ def _keep_anchor(made: Run, sheet: Sheet, number: int, store: Store) -> None:
         table.add(written)
     table.finish([p.id for p in sheet.prompts])
     write_result(result, store)
+
+
+def _kept(store: Store, result_id: str) -> Result | None:
+    """The kept result; none where another version of this package wrote what this one cannot read."""
+    try:
+        return read_result(store, result_id)
+    except StoreError as error:
+        if error.key != "store.corrupt":
+            raise
+        return None
 
 
 def _is_whole(result: Result, store: Store) -> bool:

@@ -73,20 +73,25 @@ def score(
     )
 
 
-def score_of_seat(prompts: Sequence[Prompt], answers: Sequence[Answer], verdicts: Sequence[Judgement]) -> Estimate:
-    """The eco score by one judge alone, over the same prompts as `score`.
+def scores_by_judge(
+    prompts: Sequence[Prompt], answers: Sequence[Answer], verdicts: Sequence[Sequence[Judgement]]
+) -> list[Estimate]:
+    """The eco score by each judge alone, over the prompts that all of them graded: their mean is that of `score`.
 
     Raises:
-        TooManyUngraded: it has no verdict at all.
+        ValueError: there is no such prompt.
     """
-    return score(prompts, answers, [verdicts], max_ungraded=1.0).eco
+    every = marked(prompts, answers, verdicts)
+    graded = [m for m in every if not m.prompt.control] or every
+    return [_mean([m._replace(verdicts=(m.verdicts[place],)) for m in graded]) for place in range(len(verdicts))]
 
 
 def consensus(prompts: Sequence[Prompt], verdicts: Sequence[Sequence[Judgement]]) -> Estimate | None:
     """How far several judges agree on a model's answers: ordinal α, −1 to 1, control prompts left out.
 
     Args:
-        verdicts: one sequence a judge, each parallel to `prompts`; a missing verdict is a missing rating.
+        verdicts: one sequence a judge, each parallel to `prompts`; a missing verdict, and one by rule, which no judge
+            gave, is a missing rating.
 
     Returns:
         None for one judge, and where α is undefined (one and the same grade everywhere, one group).
@@ -94,7 +99,7 @@ def consensus(prompts: Sequence[Prompt], verdicts: Sequence[Sequence[Judgement]]
     if len(verdicts) < 2:
         return None
     rows = [
-        (prompt.group, [GRADES.index(j.grade) if isinstance(j, Graded) else np.nan for j in given])
+        (prompt.group, [_rating(j) for j in given])
         for prompt, *given in zip(prompts, *verdicts, strict=True)
         if not prompt.control
     ]
@@ -102,6 +107,13 @@ def consensus(prompts: Sequence[Prompt], verdicts: Sequence[Sequence[Judgement]]
         return ordinal_alpha(np.array([ratings for _, ratings in rows], dtype=float), [group for group, _ in rows])
     except ValueError:
         return None
+
+
+def _rating(judgement: Judgement) -> float:
+    """The class a judge gave, NaN where it gave none."""
+    if not isinstance(judgement, Graded) or judgement.source == "rule":
+        return float("nan")
+    return float(GRADES.index(judgement.grade))
 
 
 def agreement(triples: Sequence[tuple[Judgement, Judgement, Judgement]], groups: Sequence[str]) -> Agreement | None:

@@ -24,6 +24,7 @@ class Settings(Record):
     lang: language of messages, `es` or `en`.
     data_dir: the store, a local directory.
     cache_dir: trained demo models, built prompt sets, what was generated; safe to delete.
+    private_dir: answers to hidden prompts, on this machine and never with what is published.
     judge_key, candidate_key: API keys of endpoints; never shown, never passed to a child process.
     vllm_args: extra options for `vllm serve`, for instance `--tensor-parallel-size 2`.
     start_timeout: seconds a model server may take to start.
@@ -36,6 +37,7 @@ class Settings(Record):
     lang: Lang = "es"
     data_dir: Path = Path("leaderboard_data")
     cache_dir: Path = Path(".cache/eco-eval")
+    private_dir: Path = Path(".private/eco-eval")
     judge_key: str | None = Field(default=None, repr=False)
     candidate_key: str | None = Field(default=None, repr=False)
     vllm_args: tuple[str, ...] = ()
@@ -54,11 +56,6 @@ class Settings(Record):
     def prompts_dir(self) -> Path:
         """Where prompt sets built on this machine are kept."""
         return self.cache_dir / "prompts"
-
-    @property
-    def private_dir(self) -> Path:
-        """Where answers to hidden prompts are kept: on this machine, never with what is published."""
-        return self.cache_dir / "private"
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Settings:

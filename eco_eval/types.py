@@ -305,12 +305,19 @@ class Submission(Record):
 
 
 class Provenance(Record):
-    """What ran, for whoever wants to repeat it."""
+    """What ran, for whoever wants to repeat it.
+
+    libraries: versions of those that reckon, where the score was made. audited: answers with people's grades that the score counts,
+    and audits a digest of their points, empty where there are none.
+    """
 
     eco_eval: str
     candidate: EngineInfo | None
     seconds: dict[str, float]
     finished_at: str
+    libraries: dict[str, str] = Field(default_factory=dict)
+    audited: int = 0
+    audits: str = ""
 
 
 MAX_NAME = 200
@@ -410,7 +417,7 @@ class Result(Record):
 
 
 Progress = Callable[[str, int, int], None]
-"""Called as `progress(stage, done, total)`; stages are "answer", "analyse" and "judge"."""
+"""Called as `progress(stage, done, total)`; stages are "answer", "analyse", "judge" and "hidden"."""
 
 
 def no_progress(stage: str, done: int, total: int) -> None:

@@ -131,7 +131,7 @@ def test_a_judge_that_reads_the_roles_right_passes(enough: Instrument, store: Lo
     assert {name: found.value for name, found in card.kept.items()} == {"shortened": 100}
     assert set(card.grades.values()) == {"grb"}
     assert (card.triples, card.ungraded, card.drift) == (ENOUGH, 0, None)
-    assert [check.passed for check in card.gate] == [True, True, True]
+    assert [check.passed for check in card.gate] == [True, True, True, True]
     assert card.verdict == "passed"
     assert card.judge is not None
     assert card.judge.model == "scripted"
@@ -151,7 +151,8 @@ def test_a_judge_that_always_says_one_grade_fails(
     assert value(card, "alpha") < 0.1
     fooled = {name for name, found in card.attacks.items() if found is not None and found.value == 100}
     assert fooled == ({attack.name for attack in SHOWN} if letter == "g" else set())
-    assert [check.passed for check in card.gate] == [False, False, False]
+    # Against worst answers that it grades no lower, no attack scores higher.
+    assert [check.passed for check in card.gate] == [False, False, False, True]
     assert card.verdict == "failed"
     assert not is_cleared(few, store)
 
@@ -170,8 +171,19 @@ def test_a_judge_that_one_attack_fools_is_told_which(demo: Instrument, store: Lo
 def test_one_attack_alone_is_enough_to_fail(enough: Instrument, store: LocalStore) -> None:
     fooled: dict[Said, Verdict] = dict.fromkeys(answers_of(enough, "quote"), GOOD)
     card = audit(enough, Judge(roles(enough) | fooled).opened, store)
-    assert {check.name: check.passed for check in card.gate} == {"order": True, "kappa": True, "false_good": False}
+    checks = {check.name: check.passed for check in card.gate}
+    assert checks == {"order": True, "kappa": True, "false_good": False, "attack_score": True}
     assert card.verdict == "failed"
+
+
+def test_words_that_say_nothing_may_not_score_above_a_worst_answer(enough: Instrument, store: LocalStore) -> None:
+    """Nothing is called good, and yet a salad of eco words is half as good as can be."""
+    fooled: dict[Said, Verdict] = dict.fromkeys(answers_of(enough, "salad"), REGULAR)
+    card = audit(enough, Judge(roles(enough) | fooled).opened, store)
+    checks = {check.name: check.passed for check in card.gate}
+    assert checks == {"order": True, "kappa": True, "false_good": True, "attack_score": False}
+    assert card.verdict == "failed"
+    assert not is_cleared(enough, store)
 
 
 def test_a_judge_that_a_shorter_answer_sways_is_told_so(few: Instrument, store: LocalStore) -> None:
@@ -336,7 +348,8 @@ def test_an_audit_first_spares_evaluate_the_gold(few: Instrument, store: LocalSt
 
 def test_a_damaged_card_is_said_before_the_judge_is_opened(few: Instrument, store: LocalStore) -> None:
     store.write(card_path(few), b'{"verdict": "passed"}')
-    for call in (lambda: read_card(few, store), lambda: is_cleared(few, store), lambda: audit(few, unopened, store)):
+    assert not is_cleared(few, store)
+    for call in (lambda: read_card(few, store), lambda: audit(few, unopened, store)):
         with pytest.raises(StoreError) as caught:
             call()
         assert (caught.value.key, caught.value.values["path"]) == ("store.corrupt", card_path(few))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from eco_eval.pipeline import Engines, evaluate, submit
 from eco_eval.store import LocalStore
 from eco_eval.types import Estimate, ModelRef, Result, Withheld
 from eco_eval.ui.pages.board import render
+from eco_eval.ui.terminal import print_board
 from eco_eval.ui.texts import Texts
 
 
@@ -107,8 +110,26 @@ def test_empty_answers_and_missing_verdicts_break_nothing(sample: Result) -> Non
     found = rows(build([holes, other]))
     assert all(isinstance(row.equal_length, Estimate) for row in found.values())
     with_empty = rows(build([holes, other, empty]))
-    assert {type(row.equal_length) for row in with_empty.values()} == {Withheld}
+    alone = with_empty["empty"].equal_length
+    assert isinstance(alone, Withheld)
+    assert alone.reason == "many_by_rule"
+    assert all(isinstance(with_empty[name].equal_length, Estimate) for name in ("holes", "other"))
     assert with_empty["empty"].places is not None
+
+
+def test_a_row_of_the_judge_s_family_says_so_below_the_table(
+    sample: Result, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    seat = sample.seats[0].model_copy(update={"same_family": "base_model: Qwen/Qwen2.5"})
+    kin = sample.model_copy(update={"seats": (seat, sample.seats[0])})
+    board = build([kin])
+    for lang in ("es", "en"):
+        t = Texts(lang)
+        print_board(board, t, tmp_path)
+        for shown in (capsys.readouterr().out, html.unescape(render(board, [], t))):
+            assert "base_model: Qwen/Qwen2.5" in shown
+            assert t("judge.without", model="owner/model", judge=seat.name, places="1") in shown
 
 
 def test_places_hold_every_model_and_tiers_follow_the_score(sample: Result) -> None:

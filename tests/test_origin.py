@@ -202,6 +202,55 @@ def test_a_run_cut_among_hidden_prompts_goes_on_there(demo: Instrument, store: L
     assert len(asked) == 12 + 12 + 1
 
 
+def test_the_gap_follows_the_judge_and_outlives_the_hidden_answers(
+    demo: Instrument, store: LocalStore, tmp_path: Path
+) -> None:
+    measure, private = hiding(demo), LocalStore(tmp_path / "private")
+    candidate = opened(answer=lambda c: f"Digo que {c[-1].content[:20]}")
+    engines = Engines(candidate, opened(label=worse_in_secret))
+    first = evaluate(submit(MODEL, measure), measure, engines, store, private=private)
+    elsewhere = evaluate(
+        submit(MODEL, measure),
+        measure,
+        Engines(unopened, unopened),
+        store,
+        private=LocalStore(tmp_path / "empty"),
+        again="score",
+    )
+    assert elsewhere.contamination.hidden_gap == first.contamination.hidden_gap
+    strict = Engines(unopened, opened(label=lambda c, labels: [0, 0, 1]))
+    judged = evaluate(submit(MODEL, measure), measure, strict, store, private=private, again="judge")
+    assert judged.contamination.hidden_gap is not None
+    assert judged.contamination.hidden_gap.value == 0
+    without = evaluate(submit(MODEL, measure), measure, strict, store, again="judge")
+    assert without.contamination.hidden_gap is None
+
+
+def test_a_hidden_split_that_comes_later_is_asked(demo: Instrument, store: LocalStore, tmp_path: Path) -> None:
+    measure = hiding(demo)
+    engines = Engines(opened(answer=lambda c: f"Digo {c[-1].content[:20]}"), opened(label=worse_in_secret))
+    early = evaluate(submit(MODEL, measure), measure.model_copy(update={"hidden": ()}), engines, store)
+    assert early.contamination.hidden_gap is None
+    later = evaluate(submit(MODEL, measure), measure, engines, store, private=LocalStore(tmp_path / "private"))
+    assert later.contamination.hidden_gap is not None
+    assert later.score == early.score
+
+
+@pytest.mark.parametrize("served", ["candidate", "judge"])
+def test_hidden_prompts_are_never_put_to_an_endpoint(
+    demo: Instrument, store: LocalStore, tmp_path: Path, served: str
+) -> None:
+    measure = hiding(demo)
+    model = MODEL.model_copy(update={"source": "endpoint"}) if served == "candidate" else MODEL
+    if served == "judge":
+        measure = measure.model_copy(update={"judge": measure.judge.model_copy(update={"source": "endpoint"})})
+    asked: list[str] = []
+    engines = Engines(opened(answer=lambda c: asked.append(c[-1].content) or "Río."), GOOD_JUDGE)
+    result = evaluate(submit(model, measure), measure, engines, store, private=LocalStore(tmp_path / "private"))
+    assert result.contamination.hidden_gap is None
+    assert not [text for text in asked if "SECRETO" in text]
+
+
 def test_an_instrument_names_its_hidden_set(tmp_path: Path) -> None:
     text = (DATA / "instruments" / "eco-es-demo.toml").read_text(encoding="utf-8")
     file = tmp_path / "own.toml"

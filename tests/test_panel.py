@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny import make_tiny_model
 
 from eco_eval.board import build
+from eco_eval.cli import build_app
 from eco_eval.engines.base import Engine
 from eco_eval.engines.scripted import ScriptedEngine
 from eco_eval.errors import InputError, InstrumentError
@@ -185,6 +188,71 @@ def test_all_verdicts_are_shown(
     assert page.count("<article") == 8
     assert page.count("eco-grade eco-good") == 8
     assert "owner/second alone: 50" in page
+
+
+def test_seats_average_to_the_panel_where_one_had_no_verdict(three: Instrument, store: LocalStore) -> None:
+    silent = three.asked[0].text[:30]
+
+    def label(conversation: Any, labels: Any) -> Any:
+        return Failure(cause="unreadable") if f"Sobre {silent}" in conversation[-1].content else [0, 0, 1]
+
+    def picky(conversation: Any, labels: Any) -> list[float]:
+        return [0, 0, 1] if f"Sobre {silent}" in conversation[-1].content else [1, 0, 0]
+
+    loose = three.model_copy(update={"score": three.score.model_copy(update={"max_ungraded": 0.2})})
+    result = run(loose, store, (always(picky), always(label), sure(0)))
+    assert sum(seat.eco.value for seat in result.seats) / 3 == pytest.approx(result.score.eco.value)
+
+
+def test_one_judge_cannot_sit_twice(three: Instrument) -> None:
+    same = three.panel[0].model_copy(update={"model": three.judge.model, "source": three.judge.source})
+    twice = three.model_copy(update={"panel": (same,), "panel_revisions": ()})
+    with pytest.raises(InstrumentError) as caught:
+        twice.with_judges_at([("1" * 40, False), ("1" * 40, False)])
+    assert caught.value.key == "instrument.judge_twice"
+
+
+def test_an_endpoint_judge_without_its_address_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    loaded = load_instrument(str(instrument_file(tmp_path, PANEL.format(revision="b" * 40))))
+    with pytest.raises(InputError) as caught:
+        resolve_judges(loaded, Settings())
+    assert caught.value.key == "endpoint.no_url"
+
+
+@pytest.fixture
+def panel_on_disk(tmp_path: Path, tiny_judge: Path, tiny_model: Path) -> tuple[Settings, Path, Path]:
+    """An instrument of two real judges, and a model to evaluate."""
+    other = make_tiny_model(tmp_path / "Qwen3-other", seed=5, context=8192)
+    file = instrument_file(tmp_path, f'[[panel]]\nmodel = "{other}"\nsource = "local"\nstand_in = false\n')
+    text = file.read_text(encoding="utf-8").replace('"demo-judge"', f'"{tiny_judge}"')
+    text = text.replace('source = "trained"', 'source = "local"').replace("min_label_mass = 0.01", "min_label_mass = 0")
+    text = re.sub(r'(rubric = "eco-v1"\n(?:.*\n)*?context = )\d+', r"\g<1>8192", text)
+    file.write_text(text, encoding="utf-8")
+    candidate = tmp_path / "Qwen3-candidate"
+    shutil.copytree(tiny_model, candidate)
+    return Settings(data_dir=tmp_path / "data", cache_dir=tmp_path / "cache"), file, candidate
+
+
+def test_a_panel_is_evaluated_scored_and_judged_again_from_the_command_line(
+    panel_on_disk: tuple[Settings, Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings, file, candidate = panel_on_disk
+    app = build_app(settings, Texts("es"))
+
+    def call(*arguments: str) -> Result:
+        app([*arguments, "--instrument", str(file), "--limit", "3", "--json"], standalone_mode=False)
+        return Result.model_validate_json(capsys.readouterr().out)
+
+    first = call("evaluate", str(candidate))
+    assert len(first.seats) == 2
+    assert first.seats[0].same_family is None
+    assert first.seats[1].same_family is not None
+    scored = call("score", first.id)
+    assert scored.score == first.score
+    assert [seat.same_family for seat in scored.seats] == [seat.same_family for seat in first.seats]
+    judged = call("judge", first.id)
+    assert judged.score == first.score
+    assert [seat.same_family for seat in judged.seats] == [seat.same_family for seat in first.seats]
 
 
 def test_the_places_without_a_relative_are_told(three: Instrument, store: LocalStore) -> None:

@@ -24,7 +24,7 @@ from eco_eval.engines.transformers import TransformersEngine
 from eco_eval.errors import EngineError, StoreError, TooManyUngraded
 from eco_eval.instrument import Instrument, load_instrument
 from eco_eval.pipeline import Engines, evaluate, submit
-from eco_eval.results import details, read_result
+from eco_eval.results import details, load_results, read_result
 from eco_eval.store import LocalStore
 from eco_eval.types import Failure, Grade, Graded, ModelRef, Result, Submission
 
@@ -203,6 +203,18 @@ def test_half_a_character_from_a_server_spoils_nothing(short: Instrument, store:
     assert {answer.text for answer, _ in details(store, result)} == {"El ? río."}
     again = evaluate(submit(MODEL, short), short, Engines(unopened, unopened), store, again="score")
     assert again.score == result.score
+
+
+def test_a_result_another_version_wrote_is_written_anew(short: Instrument, store: LocalStore) -> None:
+    first = evaluate(submit(MODEL, short), short, scripted(), store)
+    paths = store.list("results/")
+    assert len(paths) == 5
+    for path in paths:
+        store.write(path, b'{"id": "from another time"}')
+    again = evaluate(submit(MODEL, short), short, Engines(unopened, unopened), store)
+    assert again.score == first.score
+    assert load_results(store)[1] == []
+    assert len(load_results(store)[0]) == 5
 
 
 def test_scoring_again_opens_no_engine(short: Instrument, store: LocalStore) -> None:

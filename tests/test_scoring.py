@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from eco_eval.errors import TooManyUngraded
 from eco_eval.readings import expected_points
-from eco_eval.scoring import agreement, score
+from eco_eval.scoring import agreement, consensus, score
 from eco_eval.types import (
     GRADES,
     Answer,
@@ -145,6 +145,19 @@ class TestScore:
     def test_lists_of_different_lengths_are_a_bug(self) -> None:
         with pytest.raises(ValueError, match="zip"):
             score([Prompt(id="a", group="a", text="x")], [], [[]], 0.5)
+
+
+class TestConsensus:
+    def test_verdicts_by_rule_are_no_agreement(self) -> None:
+        prompts = [Prompt(id=f"p{i}", group=f"p{i}", text="x") for i in range(60)]
+        first, second = ([verdict(i, letters[i % 6]) for i in range(40)] for letters in ("grbgrb", "rbgbgr"))
+        empty = [Graded(prompt_id=f"p{i}", grade=BAD, source="rule") for i in range(40, 60)]
+        read = consensus(prompts[:40], [first, second])
+        every = consensus(prompts, [[*first, *empty], [*second, *empty]])
+        assert read is not None
+        assert every is not None
+        assert every.value == pytest.approx(read.value)
+        assert consensus(prompts, [[*first, *empty]]) is None
 
 
 class TestSoftScore:

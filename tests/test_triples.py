@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from eco_eval.errors import DataError, EcoEvalError, InputError, StoreError
 from eco_eval.prompts import split_of
 from eco_eval.rows import FORMS, Defect, Row, read_rows, read_rows_and_defects
-from eco_eval.sets import find_set, read_set_file
+from eco_eval.sets import FoundSet, find_set, read_set_file
 from eco_eval.triples import PAIRS, RANKS, Loaded, Pair, Problem, Rank, Triple, explode, implode, load, write
 from eco_eval.triples.layouts import MAX_CELL, normalised
 from eco_eval.triples.reading import _MOJIBAKE
@@ -840,7 +840,9 @@ class TestSets:
 
     def test_a_set_as_pinned_is_sound(self, data: Path, built: Path) -> None:
         found = find_set("theirs", data, built)
-        assert found == (built / "theirs.jsonl", data / "sets/theirs.toml", "ellos", True)
+        assert found == FoundSet(
+            built / "theirs.jsonl", data / "sets/theirs.toml", "ellos", sound=True, origins=("a/b",)
+        )
 
     def test_a_set_of_another_revision_stands_for_itself(self, data: Path, built: Path) -> None:
         self.record(built / "theirs.jsonl", revision="2")

@@ -51,14 +51,6 @@ class Gold(NamedTuple):
     groups: Sequence[str]
 
 
-class Corrected(Record):
-    """A mean and the class shares (in the order of the points) with the judge's errors taken out."""
-
-    mean: Estimate
-    shares: tuple[Estimate, ...]
-    condition: float
-
-
 class Transport(Record):
     """One stratum of the transport test: the mean gap audit − corrected, its p-value, raw and adjusted by Holm.
 
@@ -108,64 +100,37 @@ def project_on_simplex(shares: Numbers) -> Floats:
     return np.asarray(np.maximum(v - thresholds[kept], 0.0))
 
 
-def rogan_gladen(gold: Gold, said: Classes, groups: Sequence[str], points: Numbers) -> Corrected | Withheld:
-    """Mean points and class shares as they would be without the judge's errors, measured on gold.
+def rogan_gladen(
+    golds: Sequence[Gold], saids: Sequence[Classes], groups: Sequence[str], points: Numbers
+) -> Estimate | Withheld:
+    """Mean points as they would be without the judges' errors, measured on gold; of several judges, the mean of theirs.
 
-    π̃ = M⁻¹P̂ with P̂ the judge's shares, π̂ its projection on the simplex. Delta method:
+    For one judge π̃ = M⁻¹P̂ with P̂ its shares, π̂ its projection on the simplex. Delta method:
     Cov(π̃) = M⁻¹[Cov(P̂) + Σ_jk π̂_j π̂_k Cov(M_j, M_k)]M⁻ᵀ, estimated from the sums over groups of each observation's
     share in P̂ − Mπ̂. So gold of several classes from one prompt, and answers to prompts that also have gold, count as
     dependent; without either it is Cov(P̂) + Σ_k π̂_k² Cov(M_k). The ½ of the smoothing counts as half an observation
     of each class in a group of its own, so a judge never seen to err keeps an interval. t with G − 1 degrees of freedom
     and factor G/(G − 1), G the smaller of the two numbers of groups. Intervals are centred on π̃ moved into the range,
-    the values on π̂ (the interval is widened to hold it): near the ends of the range they cover more than they say.
+    the values on π̂ (the interval is widened to hold it): at the very ends of the range they cover more than they say.
 
-    Assumes that the judge errs on these answers as on gold of the same class; `transport_test` checks it.
+    Several judges jointly: what a group adds to each judge's error is averaged over judges before it is squared. So
+    errors that judges share do not shrink with their number, and errors of their own do. The half observations of the
+    smoothing count as shared.
+
+    Assumes that a judge errs on these answers as on gold of the same class; `transport_test` checks it.
     Source: Rogan and Gladen 1978, Am. J. Epidemiology 107:71; Lee et al. 2025 (2511.21140) for judges.
 
     Args:
-        gold: classes 0 to K − 1 of m gold answers, those the judge gave them, their groups.
-        said: shape (n,): the judge's classes of the answers to correct; K where no judge was needed to tell that an
-            answer is of class K − 1: it takes no correction.
+        golds: one for each judge: classes 0 to K − 1 of the same m gold answers, those it gave them, their groups.
+        saids: one of shape (n,) for each judge: its classes of the same answers to correct; K where no judge was needed
+            to tell that an answer is of class K − 1: it takes no correction.
         groups: n group names; a name shared with gold is the same group.
-        points: shape (K,): what each class is worth.
+        points: shape (K,): what each class is worth; 1 for one class and 0 for the others gives its share.
 
     Returns:
-        Withheld when a class has gold in fewer than MIN_GOLD groups, when M is too ill-conditioned to invert, and when
-        projection would move the estimate far: a share surely below 0 (level IMPOSSIBLE) shows that the judge does not
-        err here as on gold.
-
-    Raises:
-        ValueError: fewer than two groups of answers that were read.
-    """
-    found = _undone(gold, said, groups, points)
-    if isinstance(found, Withheld):
-        return found
-    half = t_quantile(0.5 + LEVEL / 2, found.fewer - 1) * _errors(found.influences, found.fewer)
-    ends = [_range(points), *[(0.0, 1.0)] * len(points)]
-    mean, *each = (
-        bounded(value, centre, width, end, groups, "rogan-gladen")
-        for value, centre, width, end in zip(found.values, found.centres, half, ends, strict=True)
-    )
-    return Corrected(mean=mean, shares=tuple(each), condition=found.condition)
-
-
-def rogan_gladen_panel(
-    golds: Sequence[Gold], saids: Sequence[Classes], groups: Sequence[str], points: Numbers
-) -> Estimate | Withheld:
-    """The mean over judges of their corrected means (`rogan_gladen`), with the error of that mean.
-
-    The delta method for all judges jointly: what a group adds to each judge's error is averaged over judges before it
-    is squared. So errors that judges share do not shrink with their number, and errors of their own do. The half
-    observations of the smoothing count as shared. For one judge it is `rogan_gladen`'s mean.
-
-    Args:
-        golds: one for each judge, with its classes of the same gold answers.
-        saids: one of shape (n,) for each judge: its classes of the same answers.
-        groups: n group names; a name shared with gold is the same group.
-        points: shape (K,): what each class is worth.
-
-    Returns:
-        The Withheld of the first judge that has one.
+        Withheld for the first judge for which a class has gold in fewer than MIN_GOLD groups, M is too ill-conditioned
+        to invert, or projection would move the estimate far: a share surely below 0 (level IMPOSSIBLE) shows that the
+        judge does not err here as on gold.
 
     Raises:
         ValueError: fewer than two groups of answers that were read, no judge, or gold in other groups for one of them.
@@ -180,23 +145,23 @@ def rogan_gladen_panel(
         found.append(one)
     fewer = found[0].fewer
     influences = np.mean([one.influences for one in found], axis=0)
-    half = t_quantile(0.5 + LEVEL / 2, fewer - 1) * float(_errors(influences, fewer)[0])
-    value, centre = np.mean([(one.values[0], one.centres[0]) for one in found], axis=0)
-    return bounded(value, centre, half, _range(points), groups, "rogan-gladen")
+    half = t_quantile(0.5 + LEVEL / 2, fewer - 1) * float(_errors(influences, fewer))
+    value, centre = np.mean([(one.value, one.centre) for one in found], axis=0)
+    ends = float(np.min(points)), float(np.max(points))
+    return bounded(value, centre, half, ends, groups, "rogan-gladen")
 
 
 class _Undone(NamedTuple):
-    """One judge's errors undone, in the mean and the K shares: J = 1 + K numbers.
+    """The mean with one judge's errors undone.
 
-    `values` and `centres`, shape (J,): after projection and before. `influences`, shape (R, J): what each group, and
-    each half observation of the smoothing, adds to their errors. `fewer`: the smaller number of groups.
+    `value` and `centre`: after projection and before. `influences`, shape (R,): what each group, and each half
+    observation of the smoothing, adds to the error. `fewer`: the smaller number of groups.
     """
 
-    values: Floats
-    centres: Floats
+    value: float
+    centre: float
     influences: Floats
     fewer: int
-    condition: float
 
 
 def _undone(gold: Gold, said: Classes, groups: Sequence[str], points: Numbers) -> _Undone | Withheld:
@@ -216,13 +181,9 @@ def _undone(gold: Gold, said: Classes, groups: Sequence[str], points: Numbers) -
     influences = _influences(gold, verdicts, groups, read * shares, matrix, worth)
     furthest = float((-read * loose / _errors(influences, fewer)[1:]).max())
     if furthest > t_quantile(1 - IMPOSSIBLE / count, fewer - 1):
-        return Withheld(reason="impossible_shares", detail=f"{-furthest:.1f} SE")
-    values, centres = (read * wanted @ given + (1 - read) * last for given in (shares, loose))
-    return _Undone(values, centres, influences, fewer, float(np.linalg.cond(matrix)))
-
-
-def _range(points: Numbers) -> tuple[float, float]:
-    return float(np.min(points)), float(np.max(points))
+        return Withheld(reason="impossible_shares", detail=f"{-furthest:.1f} σ")
+    value, centre = (read * float(wanted[0] @ given) + (1 - read) * float(last[0]) for given in (shares, loose))
+    return _Undone(value, centre, influences[:, 0], fewer)
 
 
 def _errors(influences: Floats, fewer: int) -> Floats:

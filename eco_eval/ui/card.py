@@ -62,13 +62,13 @@ def markdown(card: JudgeCard, t: Texts) -> str:
         f"## {t('card.attacks')}",
         t("card.attacks_note", worst=_with_interval(card.worst, t)),
         _table(
-            [t("card.attack"), t("card.false_good"), t("page.column_interval"), t("card.score"), ""],
+            [t("card.attack"), t("card.false_good"), t("page.column_interval"), t("card.score"), t("card.fooled")],
             [
                 [
                     t(f"card.attack_name.{key}"),
                     *_cells(found, t, "attack"),
                     _with_interval(card.scores[key], t),
-                    "✗" if card.is_fooled_by(key) else "✓",
+                    "✗" if card.is_fooled_by(key) else "",
                 ]
                 for key, found in card.attacks.items()
             ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
 from rich.console import Console
 from rich.panel import Panel
@@ -13,7 +14,7 @@ from rich.text import Text
 
 from eco_eval.board import Board, Places, Row, Section
 from eco_eval.results import Reading, display_name
-from eco_eval.types import GRADES, Agreement, Estimate, Graded, Judgement, Result, Seat, Withheld
+from eco_eval.types import GRADES, Agreement, Estimate, Graded, IssueCode, Judgement, Result, Seat, Withheld
 from eco_eval.ui.texts import Texts
 
 _COLOURS = {"good": "green", "regular": "yellow", "bad": "red"}
@@ -33,6 +34,8 @@ def print_board(board: Board, t: Texts, where: Path) -> None:
             console.print(Text(line, style="dim"))
         if any(row.places for row in section.models):
             console.print(Text(t("cli.board.places_note"), style="dim"))
+        for line in row_flags(section, t):
+            console.print(Text(line, style="yellow"))
 
 
 def print_score(result: Result, t: Texts) -> None:
@@ -121,6 +124,13 @@ def _kappa(agreement: Agreement, t: Texts) -> str:
     return f"{t.number(kappa.value, 2)} ({t.number(kappa.low, 2)} … {t.number(kappa.high, 2)})"
 
 
+def withheld(found: Withheld, t: Texts) -> str:
+    """Why a number is not given, with its figures in the language's form."""
+    code, _, rest = found.detail.partition(": ")
+    detail = f"{t(f'code.{code}')}: {rest}" if code in get_args(IssueCode) else found.detail
+    return t(f"withheld.{found.reason}", detail=t.figures(detail))
+
+
 def panel_lines(result: Result, t: Texts) -> list[str]:
     """What each judge of a panel says alone, and how far they agree; nothing for one judge."""
     if len(result.seats) < 2:
@@ -145,7 +155,7 @@ def adjusted_lines(result: Result, t: Texts) -> list[str]:
 
 def _adjusted_line(name: str, found: Estimate | Withheld, t: Texts) -> str:
     if isinstance(found, Withheld):
-        return t(f"score.no_{name}", reason=t(f"withheld.{found.reason}", detail=found.detail))
+        return t(f"score.no_{name}", reason=withheld(found, t))
     method = t(f"method.{found.method}")
     return t(f"score.{name}", value=t.number(found.value), interval=interval(found, t), method=method)
 
@@ -165,6 +175,17 @@ def flag_lines(result: Result, t: Texts) -> list[str]:
     if signs.hidden_gap is not None and signs.hidden_gap.low > 0:
         flags.append(t("contamination.better_on_public"))
     return flags
+
+
+def row_flags(section: Section, t: Texts) -> list[str]:
+    """What to bear in mind about rows of the board, each by name; and the places of a judge's kin without it."""
+    lines = []
+    for row in section.models:
+        name = model_name(row, t)
+        lines += [f"{name}: {line}" for line in flag_lines(row.result, t)]
+        for judge, found in row.without.items():
+            lines.append(t("judge.without", model=name, judge=plain(judge), places=places(found)))
+    return lines
 
 
 def contamination_lines(result: Result, t: Texts) -> list[str]:

@@ -9,7 +9,7 @@ from eco_eval.board import Board, Row, Section, build
 from eco_eval.results import load_results
 from eco_eval.store import Store
 from eco_eval.types import GRADES, Estimate, Withheld
-from eco_eval.ui.terminal import interval, judge_lines, model_name, places, plain
+from eco_eval.ui.terminal import interval, judge_lines, model_name, places, plain, row_flags, withheld
 from eco_eval.ui.texts import Texts
 
 if TYPE_CHECKING:
@@ -74,12 +74,13 @@ def _section(section: Section, t: Texts) -> str:
     if section.anchors:
         rows += f"<tr class='split'><td colspan='{len(heads)}'>{escape(t('cli.board.anchors'))}</td></tr>"
         rows += "".join(_row(row, t) for row in section.anchors)
+    flags = "".join(f"<p class='eco-warn'>{escape(line)}</p>" for line in row_flags(section, t))
     css = "eco-warn" if section.has_stand_in else "eco-note"
     judges = "".join(f"<p class='{css}'>{escape(line)}</p>" for line in judge_lines(section.judges, t))
     return (
         f"<h2>{escape(plain(section.instrument))}</h2>{judges}"
         f"<div class='eco-scroll' tabindex='0'><table><thead><tr>{cells}</tr></thead>"
-        f"<tbody>{rows}</tbody></table></div>"
+        f"<tbody>{rows}</tbody></table></div>{flags}"
     )
 
 
@@ -122,6 +123,6 @@ def _equal(row: Row, t: Texts) -> str:
     """The score at equal length, or a dash that says why there is none."""
     found = row.equal_length
     if isinstance(found, Withheld):
-        reason = escape(t(f"withheld.{found.reason}", detail=found.detail))
+        reason = escape(withheld(found, t))
         return f"<abbr title='{reason}'>–</abbr>" if not row.result.is_anchor else ""
     return f"{t.number(found.value)}<small>{escape(interval(found, t))}</small>"

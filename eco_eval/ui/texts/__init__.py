@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from functools import cache
 from pathlib import Path
@@ -26,6 +27,10 @@ class Texts:
         """A number in the language's form: decimal comma in Spanish."""
         text = f"{value:.{digits}f}"
         return text.replace(".", ",") if self.lang == "es" else text
+
+    def figures(self, text: str) -> str:
+        """Text with the numbers in it in the language's form."""
+        return re.sub(r"(?<=\d)\.(?=\d)", ",", text) if self.lang == "es" else text
 
     def error(self, error: EcoEvalError) -> str:
         """An error as one sentence of what, where and what next, and a log's tail below where there is one."""
