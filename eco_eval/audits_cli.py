@@ -217,9 +217,10 @@ def _print_sample(sample: "SampleReport", console: "Console", t: Texts) -> None:
         console.print(_confusion(pair.first, pair.second, pair.confusion, t))
     for judge in sample.judges:
         console.print(_confusion(t("audits.people"), judge.judge, judge.agreement.confusion, t))
-        console.print(_means(judge, t))
+        if judge.means:
+            console.print(_means(judge, t))
         if judge.order is not None:
-            console.print(Text(t("audits.order", order=t.number(judge.order, 0))))
+            console.print(Text(t("audits.order", same=judge.order.same, pairs=judge.order.pairs)))
 
 
 def _judge_name(judge: "JudgeAgreement", t: Texts) -> str:
@@ -247,7 +248,7 @@ def _confusion(first: str, second: str, counts: "Counts", t: Texts) -> "Table":
 
 def _means(judge: "JudgeAgreement", t: Texts) -> "Table":
     heads = [t(f"audits.{name}") for name in ("model", "answers", "people", "judge_mean")]
-    rows = [(row.model, row.n, t.number(row.people), t.number(row.judge)) for row in judge.means]
+    rows = [(row.model, row.n, _shown(row.people, t, 1), _shown(row.judge, t, 1)) for row in judge.means]
     return _table(t("audits.means", judge=judge.judge), heads, rows)
 
 

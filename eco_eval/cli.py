@@ -15,6 +15,7 @@ from eco_eval.audits_cli import build_audits_app
 from eco_eval.commands import candidate_of, engine_name, local_store, print_json, private_store, run_app, stage_bars
 from eco_eval.data_cli import build_data_app
 from eco_eval.errors import InputError
+from eco_eval.queue_cli import add_service
 from eco_eval.reproduce_cli import add_reproduce
 from eco_eval.settings import Settings
 from eco_eval.ui.texts import Texts
@@ -41,6 +42,7 @@ def build_app(settings: Settings, t: Texts) -> typer.Typer:
     _add_audit(app, settings, t)
     _add_compare(app, settings, t)
     add_reproduce(app, settings, t)
+    add_service(app, settings, t)
     _add_reading(app, settings, t)
     _add_rest(app, settings, t)
     app.add_typer(build_data_app(settings, t), name="data")

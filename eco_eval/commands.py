@@ -17,8 +17,11 @@ if TYPE_CHECKING:
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
 
-EXTRA = ("ftfy", "plotly", "py3langid", "sklearn", "sentence_transformers")
-"""Libraries of the extra `data`, which not every command needs."""
+EXTRA = {
+    **dict.fromkeys(("ftfy", "plotly", "py3langid", "sklearn", "sentence_transformers"), "data"),
+    **dict.fromkeys(("dbos", "psycopg", "sqlalchemy"), "service"),
+}
+"""Libraries that not every command needs, and the extra each comes with."""
 
 
 def run_app(build: Callable[[Settings, Texts], typer.Typer], arguments: list[str]) -> int:
@@ -37,7 +40,9 @@ def run_app(build: Callable[[Settings, Texts], typer.Typer], arguments: list[str
     except ModuleNotFoundError as error:
         if error.name not in EXTRA:
             raise
-        print(texts.error(InputError("data.extra_missing", library=error.name)), file=sys.stderr)
+        print(
+            texts.error(InputError("data.extra_missing", library=error.name, extra=EXTRA[error.name])), file=sys.stderr
+        )
         return 2
     except (KeyboardInterrupt, typer.Abort):
         print(texts("cli.interrupted"), file=sys.stderr)

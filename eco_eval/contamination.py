@@ -37,8 +37,8 @@ def overlap(answer: str, gold: str, prompt: str, n: int = WORDS) -> float | None
     3-gram, 0.29 % a 4-gram, 0.02 % a 5-gram (a share of 0.007 at most), none a 6-gram. Ambivalent and worst answers,
     which were written as variants of the best one: with 5-grams a mean share of 0.010, 99th percentile 0.13, at most
     0.15 on the 94 prompts that are not controls; up to 0.70 on the 9 controls, whose tasks dictate wording. Gold
-    answers with one word in ten replaced at random: 84 % of them still share half of their 5-grams, 23 % of their
-    8-grams.
+    answers with each word replaced with a chance of one in ten: 83 % of them still share half of their 5-grams, 27 % of
+    their 8-grams. `benchmarks/overlap.py` repeats it.
 
     Misses what was reworded or translated, and a copy inside a much longer answer.
 

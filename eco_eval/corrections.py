@@ -17,7 +17,7 @@ from eco_eval.stats.correction import (
     confusion_matrix,
     corrected_points,
     ppi_mean,
-    rogan_gladen_panel,
+    rogan_gladen,
     transport_test,
 )
 from eco_eval.stats.intervals import Floats, members
@@ -71,7 +71,7 @@ def corrected(graded: Sequence[Marked], gold: GoldVerdicts | None, audits: Audit
     """The mean on 0 to 100 without the judges' errors.
 
     With people's audits of MIN_AUDITS groups and more, PPI++ (`ppi_mean`, on the judges' expected points). Else
-    Rogan–Gladen (`rogan_gladen_panel`) with the confusion on gold, of each judge alone; with several, the mean of their
+    Rogan–Gladen (`rogan_gladen`) with the confusion on gold, of each judge alone; with several, the mean of their
     corrected means. Answers graded by rule are known to be bad: they count, and take no correction.
 
     It assumes that gold answers deserve what their role says, and that a judge errs on a model's answers as it does on
@@ -104,7 +104,7 @@ def corrected(graded: Sequence[Marked], gold: GoldVerdicts | None, audits: Audit
         for seat in seats
     ]
     saids = [[len(GRADES) if m.by_rule else _grade(m, seat) for m in graded] for seat in seats]
-    found = rogan_gladen_panel(golds, saids, groups, POINTS)
+    found = rogan_gladen(golds, saids, groups, POINTS)
     if isinstance(found, Withheld):
         return found
     points = [np.append(corrected_points(confusion_matrix(one, len(GRADES)), POINTS), POINTS[-1]) for one in golds]

@@ -11,6 +11,7 @@
         JudgeError          the judge cannot be used at all
         TooManyUngraded     too few verdicts for a score
       ConflictError         somebody else changed the record first; normal traffic
+        Superseded          somebody else has the run now
 
 An error carries a *key* into the interface's text catalogue and the values its message needs, never a sentence:
 the same error is read in Spanish or in English. Foreign exceptions are translated once, at the edge where they
@@ -84,3 +85,7 @@ class TooManyUngraded(StageError):
 
 class ConflictError(EcoEvalError):
     """Somebody else changed the record first."""
+
+
+class Superseded(ConflictError):
+    """Another worker took the run over, or somebody stopped it: whoever gets this drops what it does."""

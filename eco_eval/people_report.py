@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from eco_eval.people import Audit, Subject, answer_id, graded_draws, mean_points, skipped
-from eco_eval.readings import percent
+from eco_eval.people import Audit, Subject, answer_id, graded_draws, skipped
+from eco_eval.readings import POINTS, percent
 from eco_eval.results import display_name
-from eco_eval.stats import confusion, gwet_ac2, kappa_estimate, mean_of_classes, ordinal_alpha
+from eco_eval.stats import confusion, gwet_ac2, kappa_estimate, mean_of_classes, mean_of_shares, ordinal_alpha
 from eco_eval.stats.correction import MIN_AUDITS
 from eco_eval.types import GRADES, Estimate, Grade, Graded, Record
 
@@ -44,26 +45,32 @@ class PairAgreement(Record):
 
 
 class Means(Record):
-    """One model's mean by people and by a judge, on 0 to 100, over the same n answers."""
+    """One model's mean by people and by a judge, on 0 to 100, over the same n answers of two groups or more."""
 
     model: str
     n: int
-    people: float
-    judge: float
+    people: Estimate
+    judge: Estimate
+
+
+class Order(Record):
+    """Of how many pairs of models people and the judge say the same: which mean is higher, or that they are equal."""
+
+    same: int
+    pairs: int
 
 
 class JudgeAgreement(Record):
-    """A judge beside people. `agreement` has one observation a grade a person gave.
+    """A judge beside people, on answers that it read: those graded by rule say nothing of it.
 
-    `order` is the share of pairs of models that both means put in the same order, a tie of one side only counting ½;
-    None for fewer than two models.
+    `agreement` has one observation a grade a person gave. `order` is None for fewer than two models with means.
     """
 
     judge: str
     measured: str
     agreement: PairAgreement
     means: tuple[Means, ...]
-    order: float | None
+    order: Order | None
 
 
 class SampleReport(Record):
@@ -148,7 +155,7 @@ def _judges(audit: Audit, subjects: Sequence[Subject]) -> tuple[JudgeAgreement, 
             if item is None or item.id != answer_id(answer.prompt, answer.text):
                 continue
             for seat, verdict in enumerate(verdicts):
-                if isinstance(verdict, Graded):
+                if isinstance(verdict, Graded) and verdict.source != "rule":
                     key = (result.submission.measured_digest, seat)
                     names[key] = result.seats[seat].name
                     said.setdefault(key, {}).setdefault(model, {})[item.id] = verdict.grade
@@ -160,7 +167,7 @@ def _judge(
     name: str, measured: str, models: Mapping[str, Mapping[str, Grade]], shown: Mapping[str, str], audit: Audit
 ) -> JudgeAgreement:
     group = {item.id: item.group for item in audit.sample.items}
-    by_people = mean_points([audit])
+    by_people = _shares(audit)
     # Where two models gave one answer, its verdict counts once.
     verdicts = {key: grade for given in models.values() for key, grade in given.items()}
     couples = [
@@ -172,11 +179,12 @@ def _judge(
     means = []
     for model, given in models.items():
         both = [key for key in given if key in by_people]
-        if both:
-            people = 100 * sum(by_people[key] for key in both) / len(both)
-            judge = 100 * sum(given[key].value_points for key in both) / len(both)
+        groups = [group[key] for key in both]
+        if len(set(groups)) > 1:
+            people = percent(mean_of_shares([by_people[key] for key in both], groups, POINTS))
+            judge = percent(mean_of_classes([GRADES.index(given[key]) for key in both], groups, POINTS))
             means.append(Means(model=shown[model], n=len(both), people=people, judge=judge))
-    means.sort(key=lambda row: (-row.people, row.model))
+    means.sort(key=lambda row: (-row.people.value, row.model))
     return JudgeAgreement(
         judge=name,
         measured=measured,
@@ -186,12 +194,23 @@ def _judge(
     )
 
 
-def _same_order(means: Sequence[Means]) -> float | None:
-    pairs = [
-        1 - abs(np.sign(one.people - other.people) - np.sign(one.judge - other.judge)) / 2
+def _shares(audit: Audit) -> dict[str, list[float]]:
+    """Share of the people who graded an answer that gave it each grade, by answer id."""
+    given: dict[str, list[Grade]] = {}
+    for grades in audit.graders:
+        for key, one in grades.grades.items():
+            given.setdefault(key, []).append(one.grade)
+    counts = {key: Counter(grades) for key, grades in given.items()}
+    return {key: [count[grade] / count.total() for grade in GRADES] for key, count in counts.items()}
+
+
+def _same_order(means: Sequence[Means]) -> Order | None:
+    # Rounded, so that equal means that were added up in another order are equal.
+    apart = [
+        [np.sign(round(a.value - b.value, 9)) for a, b in ((one.people, other.people), (one.judge, other.judge))]
         for one, other in itertools.combinations(means, 2)
     ]
-    return 100 * float(np.mean(pairs)) if pairs else None
+    return Order(same=sum(people == judge for people, judge in apart), pairs=len(apart)) if apart else None
 
 
 def _agreement(first: str, second: str, couples: Sequence[Couple]) -> PairAgreement:

@@ -1,16 +1,16 @@
-"""A result, obtained again: find it, fetch exactly what it pins, run that in a store of its own, compare.
+"""A result, obtained again: fetch exactly what it pins, run that in a store of its own, compare.
 
-`reproduction.py` says what the runs amount to.
+`sources.py` finds the result; `reproduction.py` says what the runs amount to.
 """
 
 from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple, get_args
+from typing import get_args
 
 from eco_eval import __version__, scoring
 from eco_eval.anchors import anchor_sheets
@@ -18,16 +18,18 @@ from eco_eval.candidates import resolve
 from eco_eval.corrections import ROLES, GoldVerdicts
 from eco_eval.engines import Engine, EngineName, OpenEngine
 from eco_eval.engines.scripted import ScriptedEngine
-from eco_eval.errors import EngineError, InputError
+from eco_eval.errors import InputError
+from eco_eval.finishing import provenance
 from eco_eval.instrument import Instrument, JudgeSpec, PanelSpec, load_instrument
 from eco_eval.judging import Sheet, judgements_path
 from eco_eval.people import FOLDER, points_of
 from eco_eval.pipeline import Engines, anchor_submission, evaluate, open_engines, resolve_judges, submit
 from eco_eval.prompts import read_prompts
 from eco_eval.reproduction import Mode, Reproduction, Run, judge_repeats, judge_rescoring
-from eco_eval.results import details, find_result, read_result
+from eco_eval.results import details, read_result
 from eco_eval.settings import Settings
-from eco_eval.store import LocalStore, Store, Table, parse_record
+from eco_eval.sources import Source, place_of, read_run
+from eco_eval.store import LocalStore, Store, Table
 from eco_eval.types import (
     Answer,
     Conversation,
@@ -36,7 +38,7 @@ from eco_eval.types import (
     Judgement,
     ModelRef,
     Progress,
-    Prompt,
+    Provenance,
     Record,
     Result,
     Score,
@@ -46,16 +48,7 @@ from eco_eval.types import (
     no_progress,
 )
 
-_HUB = re.compile(r"hf://datasets/(?P<repo>[\w.-]+/[\w.-]+?)(@(?P<revision>[^/]+))?/(?P<path>results/[\w-]+\.json)")
-_KEPT = re.compile(r"(answers|judgements)/\w[\w.-]*/[\w-]+(\.again-\d+)?\.parquet")
 _CHANGE = re.compile(r" \[([^\]]*)\]")
-
-
-class Source(NamedTuple):
-    """A result and what fetches the rest of it: given a path of its store, a store in which that path is read."""
-
-    result: Result
-    store: Callable[[str], Store]
 
 
 class Choices(Record):
@@ -102,7 +95,7 @@ def reproduce(
     kept = source.result
     measure, sheet = same_instrument(kept, settings, chosen)
     if mode == "rescore":
-        return judge_rescoring(kept, _score_again(source, measure, sheet), __version__)
+        return judge_rescoring(kept, *_score_again(source, measure, sheet))
     mode = "rejudge" if kept.is_anchor else mode
     asks = measure.model_copy(update={"asked": sheet.prompts}) if sheet else measure
     original = read_run(source, asks.asked)
@@ -124,112 +117,6 @@ def reproduce(
         result = evaluate(submission, asks, engines, store, progress)
         repeats.append(Run(result, details(store, result)))
     return judge_repeats(original, repeats, asks.asked, mode, finished)
-
-
-# --- what is reproduced
-
-
-def find_source(target: str, settings: Settings) -> Source:
-    """The result of an id, the start of one, a model's name, a `results/<id>.json` file, or a Hub path
-    `hf://datasets/owner/name[@revision]/results/<id>.json`.
-
-    Raises:
-        InputError: there is none, several fit, or the Hub does not let us.
-        StoreError: it cannot be read.
-    """
-    if target.startswith("hf://"):
-        return _on_hub(target)
-    file = Path(target)
-    if file.suffix == ".json":
-        if file.resolve().parent.name != "results" or not file.is_file():
-            raise InputError("reproduce.no_file", target=target)
-        beside = LocalStore(file.resolve().parent.parent)
-        return Source(parse_record(file.read_bytes(), target, Result), lambda _: beside)
-    store = LocalStore(settings.data_dir)
-    name = file.resolve().name if file.is_dir() else target
-    return Source(find_result(store, target, settings.data_dir, name=name), lambda _: store)
-
-
-def _on_hub(target: str) -> Source:
-    named = _HUB.fullmatch(target)
-    if named is None:
-        raise InputError("reproduce.bad_hub_path", target=target)
-    repo = named["repo"]
-    result_file, revision = _download(repo, named["path"], named["revision"], target)
-    # A downloaded snapshot is laid out as the repository is.
-    store = LocalStore(result_file.parent.parent)
-
-    def fetch(path: str) -> Store:
-        if path == FOLDER:
-            _download_audits(repo, revision, target)
-            return store
-        if not _KEPT.fullmatch(path):
-            raise InputError("store.bad_path", path=path)
-        # At the commit the result came from, whatever is pushed in between.
-        _download(repo, path, revision, f"{target.partition('/results/')[0]}/{path}")
-        return store
-
-    return Source(parse_record(result_file.read_bytes(), target, Result), fetch)
-
-
-def _download(repo: str, path: str, revision: str | None, shown: str) -> tuple[Path, str]:
-    """A file of a Hub dataset on this machine, and the commit it is of."""
-    from httpx2 import HTTPError
-    from huggingface_hub import errors, hf_hub_download
-
-    try:
-        file = Path(hf_hub_download(repo, path, repo_type="dataset", revision=revision))
-    except errors.LocalEntryNotFoundError as error:
-        raise EngineError("reproduce.unreachable", target=shown, retryable=True, reason="offline") from error
-    except (
-        errors.RepositoryNotFoundError,
-        errors.RevisionNotFoundError,
-        errors.EntryNotFoundError,
-        errors.HFValidationError,
-    ) as error:
-        raise InputError("reproduce.not_on_hub", target=shown) from error
-    except (HTTPError, OSError) as error:
-        raise EngineError("reproduce.unreachable", target=shown, retryable=True, reason=type(error).__name__) from error
-    return file, file.parents[len(Path(path).parts) - 1].name
-
-
-def _download_audits(repo: str, revision: str, shown: str) -> None:
-    """What people graded, of which there may be none."""
-    from httpx2 import HTTPError
-    from huggingface_hub import errors, snapshot_download
-
-    try:
-        snapshot_download(repo, repo_type="dataset", revision=revision, allow_patterns=f"{FOLDER}**")
-    except (errors.LocalEntryNotFoundError, HTTPError, OSError) as error:
-        raise EngineError("reproduce.unreachable", target=shown, retryable=True, reason=type(error).__name__) from error
-
-
-def read_run(source: Source, prompts: Sequence[Prompt]) -> Run:
-    """A kept result with its answers and verdicts, in the order of the prompts.
-
-    Raises:
-        InputError: they are not kept with it.
-        StoreError: they cannot be read.
-    """
-    result = source.result
-    for path in (result.answers_path, *(seat.judgements_path for seat in result.seats)):
-        _there(source, path)
-    readings = {r.answer.prompt_id: r for r in details(source.store(result.answers_path), result)}
-    if set(readings) != {prompt.id for prompt in prompts}:
-        raise InputError("reproduce.missing", result=result.id, path=result.answers_path)
-    return Run(result, [readings[prompt.id] for prompt in prompts])
-
-
-def _there(source: Source, path: str) -> Store:
-    """The store where a path of a result is read.
-
-    Raises:
-        InputError: it is not there.
-    """
-    store = source.store(path)
-    if store.read(path) is None:
-        raise InputError("reproduce.missing", result=source.result.id, path=path)
-    return store
 
 
 # --- what it pins
@@ -432,8 +319,8 @@ def _as_kept(original: Run) -> OpenEngine:
     return candidate
 
 
-def _score_again(source: Source, measure: Instrument, sheet: Sheet | None) -> Score:
-    """The score of kept verdicts, the judges' on gold triples included. No engine is opened.
+def _score_again(source: Source, measure: Instrument, sheet: Sheet | None) -> tuple[Score, Provenance]:
+    """The score of kept verdicts, the judges' on gold triples included, and what made it. No engine is opened.
 
     Raises:
         InputError: answers or verdicts are not kept with the result.
@@ -444,7 +331,9 @@ def _score_again(source: Source, measure: Instrument, sheet: Sheet | None) -> Sc
     answers = [reading.answer for reading in run.readings]
     verdicts = [[reading.verdicts[seat] for reading in run.readings] for seat in range(len(measure.seats))]
     audits = points_of(source.store(FOLDER), source.result.submission, answers)
-    return scoring.score(prompts, answers, verdicts, measure.score.max_ungraded, _gold(source, measure), audits)
+    limit = measure.score.max_ungraded
+    score = scoring.score(prompts, answers, verdicts, limit, _gold(source, measure), audits)
+    return score, provenance(None, {}, audits)
 
 
 def _gold(source: Source, measure: Instrument) -> GoldVerdicts | None:
@@ -457,5 +346,5 @@ def _gold(source: Source, measure: Instrument) -> GoldVerdicts | None:
 
 def _verdicts_on(sheet: Sheet, seat: Instrument, source: Source) -> list[Judgement]:
     path = judgements_path(sheet, seat)
-    table: Table[Judgement] = Table(_there(source, path), path, Judgement)
+    table: Table[Judgement] = Table(place_of(source, path), path, Judgement)
     return [table.records[prompt.id] for prompt in sheet.prompts]

@@ -17,9 +17,12 @@ from eco_eval.ui.texts import Texts
 def add_reproduce(app: typer.Typer, settings: Settings, t: Texts) -> None:
     """Add the command. Exit code 0 for reproduced and within noise, 1 for different."""
 
+    # Typer reads help texts as Rich markup, where brackets are styles.
+    target = t("reproduce.target").replace("[", r"\[")
+
     @app.command(help=t("reproduce.help"))
     def reproduce(
-        result: Annotated[str, typer.Argument(help=t("reproduce.target"))],
+        result: Annotated[str, typer.Argument(help=target)],
         rejudge_only: Annotated[bool, typer.Option("--rejudge-only", help=t("reproduce.rejudge"))] = False,
         rescore_only: Annotated[bool, typer.Option("--rescore-only", help=t("reproduce.rescore"))] = False,
         runs: Annotated[int, typer.Option(min=1, help=t("reproduce.runs"))] = 1,
@@ -34,8 +37,9 @@ def add_reproduce(app: typer.Typer, settings: Settings, t: Texts) -> None:
         judge_url: Annotated[str | None, typer.Option(help=t("cli.opt.judge_url"))] = None,
         as_json: Annotated[bool, typer.Option("--json", help=t("cli.opt.json"))] = False,
     ) -> None:
-        from eco_eval.reproduce import Choices, find_source
+        from eco_eval.reproduce import Choices
         from eco_eval.reproduce import reproduce as reproduced
+        from eco_eval.sources import find_source
         from eco_eval.ui.reproduction import print_reproduction
 
         if rejudge_only and rescore_only:

@@ -5,14 +5,15 @@ Pure: records in, a `Reproduction` out. `reproduce.py` fetches and runs; `ui/rep
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from eco_eval.readings import marked
 from eco_eval.results import Reading
 from eco_eval.stats.intervals import LEVEL
 from eco_eval.stats.repeat import RepeatTest, repeat_test
-from eco_eval.types import Answer, Graded, Judgement, Prompt, Record, Result, Score
+from eco_eval.types import Answer, Graded, Judgement, Prompt, Provenance, Record, Result, Score
 
 Mode = Literal["whole", "rejudge", "rescore"]
 """What is done again: everything, the verdicts on kept answers, or the statistics of kept verdicts."""
@@ -33,10 +34,16 @@ CauseKind = Literal[
     "judge_engine_version",
     "judge_device",
     "judge_dtype",
+    "people",
+    "libraries",
     "server",
     "arithmetic",
     "edited",
 ]
+
+_STATISTICS = ("numpy", "scipy")
+_ENGINES = ("torch", "transformers")
+"""Libraries whose versions may move statistics, and those that may move what a model says."""
 
 _AROUND = 30
 """Characters shown on either side of the place where two answers part."""
@@ -77,9 +84,20 @@ class FirstDifference(Record):
     repeat: str
 
 
+class NumberDifference(Record):
+    """The first number of a score that differs, by its place (`corrected.low`); None where a run has none there."""
+
+    path: str
+    original: float | int | str | None
+    repeat: float | int | str | None
+
+
 class Cause(Record):
-    """The likeliest cause, and what either run recorded of it. `server`, `arithmetic` and `edited` are what is left
-    when nothing recorded differs."""
+    """The likeliest cause, and what either run recorded of it.
+
+    `people`: how many answers had grades of people; they may be as many, and other grades. `libraries`: those whose
+    versions differ. `server`, `arithmetic` and `edited` are what is left when nothing recorded differs.
+    """
 
     kind: CauseKind
     original: str = ""
@@ -94,6 +112,7 @@ class Reproduction(Record):
     answers: None where no answer was made again.
     original, repeats: eco scores, 0 to 100.
     difference: original less the mean of the repetitions, in points of 100, over prompts with all verdicts in all runs.
+    number: where the score differs, if no answer and no grade does.
     tolerance, p: of `repeat_test`; the difference is within noise iff |difference| ≤ tolerance, that is p > 0.05. None
         where there is nothing to test.
     kept: how many of the repetitions an earlier command had already finished.
@@ -111,6 +130,7 @@ class Reproduction(Record):
     tolerance: float | None
     p: float | None
     first: FirstDifference | None
+    number: NumberDifference | None = None
     cause: Cause | None
     caveats: tuple[Caveat, ...] = ()
     kept: int = 0
@@ -130,11 +150,13 @@ def judge_repeats(
     differ = answers.same < answers.n, any(seat.grades.same < seat.grades.n for seat in seats)
     test = _test(original, repeats, prompts)
     outcome: Outcome
+    number, cause = None, None
     if any(differ):
         outcome = "within_noise" if test is not None and test.p > 1 - LEVEL else "different"
+        cause = _cause(original, repeats, answers_differ=differ[0])
     else:
-        same_score = all(run.result.score.eco == original.result.score.eco for run in repeats)
-        outcome = "reproduced" if same_score else "different"
+        number, cause = _other_number(original.result, [run.result for run in repeats])
+        outcome = "different" if number else "reproduced"
     scores = tuple(run.result.score.eco.value for run in repeats)
     value = original.result.score.eco.value
     return Reproduction(
@@ -150,26 +172,25 @@ def judge_repeats(
         tolerance=100 * test.tolerance if test else None,
         p=test.p if test else None,
         first=next((found for run in repeats if (found := _first(original, run))), None),
-        cause=None if outcome == "reproduced" else _cause(original, repeats, *differ),
+        number=number,
+        cause=cause,
         caveats=_caveats(original.result, [run.result for run in repeats], mode),
         kept=kept,
     )
 
 
-def judge_rescoring(original: Result, score: Score, version: str) -> Reproduction:
-    """The verdict on statistics made again from kept verdicts: the same to the last byte of the score, or different.
+def judge_rescoring(original: Result, score: Score, made: Provenance) -> Reproduction:
+    """The verdict on statistics made again from kept verdicts: the same in every number of the score, or different.
 
     Args:
-        version: of the package that made them again.
+        made: what made them again.
     """
-    is_same = score.model_dump_json() == original.score.model_dump_json()
-    before = original.provenance.eco_eval
-    cause = Cause(kind="edited") if before == version else Cause(kind="eco_eval", original=before, repeat=version)
+    numbers = list(_numbers(original.score, score))
     return Reproduction(
         result=original.id,
         model=original.submission.model.name,
         mode="rescore",
-        outcome="reproduced" if is_same else "different",
+        outcome="different" if numbers else "reproduced",
         answers=None,
         seats=(),
         original=original.score.eco.value,
@@ -178,7 +199,8 @@ def judge_rescoring(original: Result, score: Score, version: str) -> Reproductio
         tolerance=None,
         p=None,
         first=None,
-        cause=None if is_same else cause,
+        number=numbers[0] if numbers else None,
+        cause=_cause_of_numbers(original.provenance, made, numbers) if numbers else None,
     )
 
 
@@ -265,18 +287,67 @@ def _words(answer: Answer) -> str:
     return answer.text if answer.failure is None else f"[{answer.failure.cause}]"
 
 
-def _cause(original: Run, repeats: Sequence[Run], answers_differ: bool, grades_differ: bool) -> Cause:
+def _other_number(original: Result, repeats: Sequence[Result]) -> tuple[NumberDifference | None, Cause | None]:
+    """Where the score or its interval differs although no verdict does, and why."""
+    for repeat in repeats:
+        # The corrections also rest on verdicts on gold and on people's grades, which are not compared here.
+        numbers = list(_numbers(original.score, repeat.score, only={"eco"}))
+        if numbers:
+            return numbers[0], _cause_of_numbers(original.provenance, repeat.provenance, numbers)
+    return None, None
+
+
+def _numbers(a: Score, b: Score, only: set[str] | None = None) -> Iterator[NumberDifference]:
+    """Where two scores differ, in the order of their fields."""
+    yield from _apart("", *(json.loads(score.model_dump_json(include=only)) for score in (a, b)))
+
+
+def _apart(path: str, a: Any, b: Any) -> Iterator[NumberDifference]:
+    if isinstance(a, list):
+        a = dict(enumerate(a))
+    if isinstance(b, list):
+        b = dict(enumerate(b))
+    if not isinstance(a, dict) and not isinstance(b, dict):
+        if a != b:
+            yield NumberDifference(path=path, original=a, repeat=b)
+        return
+    # One of them may have nothing here, or another kind of thing.
+    one, other = (found if isinstance(found, dict) else {} for found in (a, b))
+    for name in one | other:
+        yield from _apart(f"{path}.{name}" if path else str(name), one.get(name), other.get(name))
+
+
+def _cause(original: Run, repeats: Sequence[Run], answers_differ: bool) -> Cause:
     """The first that differs of what was recorded, in the order in which it is likely to matter."""
     for run in repeats:
         for kind, before, now in _recorded(original.result, run.result, answers_differ):
             if before != now:
                 return Cause(kind=kind, original=before, repeat=now)
-    if not answers_differ and not grades_differ:
-        return Cause(kind="edited")
     result = original.result
     ran = [result.provenance.candidate] if answers_differ else [seat.engine for seat in result.seats]
     served = any(engine is not None and engine.engine in ("endpoint", "vllm") for engine in ran)
     return Cause(kind="server" if served else "arithmetic")
+
+
+def _cause_of_numbers(before: Provenance, now: Provenance, numbers: Sequence[NumberDifference]) -> Cause:
+    """What made other numbers of the same verdicts."""
+    if before.eco_eval != now.eco_eval:
+        return Cause(kind="eco_eval", original=before.eco_eval, repeat=now.eco_eval)
+    # People's grades are in the corrected score and in no other number.
+    if before.audits != now.audits and all(number.path.startswith("corrected.") for number in numbers):
+        return Cause(kind="people", original=str(before.audited), repeat=str(now.audited))
+    versions = _versions(before, now, _STATISTICS)
+    if versions[0] != versions[1]:
+        return Cause(kind="libraries", original=versions[0], repeat=versions[1])
+    return Cause(kind="edited")
+
+
+def _versions(a: Provenance, b: Provenance, among: Sequence[str]) -> tuple[str, str]:
+    """The versions of those libraries that both recorded and in which they differ."""
+    known = [name for name in among if name in a.libraries and name in b.libraries]
+    differ = [name for name in known if a.libraries[name] != b.libraries[name]]
+    one, other = (", ".join(f"{name} {of.libraries[name]}" for name in differ) for of in (a, b))
+    return one, other
 
 
 def _recorded(a: Result, b: Result, answers_differ: bool) -> Iterator[tuple[CauseKind, str, str]]:
@@ -295,6 +366,9 @@ def _recorded(a: Result, b: Result, answers_differ: bool) -> Iterator[tuple[Caus
             yield "judge_engine_version", first.engine.version, second.engine.version
             yield "judge_device", first.engine.device, second.engine.device
             yield "judge_dtype", first.engine.dtype, second.engine.dtype
+    ran = [one] if answers_differ else [seat.engine for seat in a.seats]
+    if any(engine is not None and engine.engine != "endpoint" for engine in ran):
+        yield "libraries", *_versions(a.provenance, b.provenance, _ENGINES)
 
 
 def _caveats(original: Result, repeats: Sequence[Result], mode: Mode) -> tuple[Caveat, ...]:

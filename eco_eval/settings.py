@@ -25,6 +25,7 @@ class Settings(Record):
     data_dir: the store, a local directory.
     cache_dir: trained demo models, built prompt sets, what was generated; safe to delete.
     private_dir: answers to hidden prompts, on this machine and never with what is published.
+    queue_url: database of the queue, `sqlite:///path` or `postgresql://…`; a file in `data_dir` where it is not set.
     judge_key, candidate_key: API keys of endpoints; never shown, never passed to a child process.
     vllm_args: extra options for `vllm serve`, for instance `--tensor-parallel-size 2`.
     start_timeout: seconds a model server may take to start.
@@ -38,6 +39,7 @@ class Settings(Record):
     data_dir: Path = Path("leaderboard_data")
     cache_dir: Path = Path(".cache/eco-eval")
     private_dir: Path = Path(".private/eco-eval")
+    queue_url: str | None = Field(default=None, repr=False)
     judge_key: str | None = Field(default=None, repr=False)
     candidate_key: str | None = Field(default=None, repr=False)
     vllm_args: tuple[str, ...] = ()
@@ -56,6 +58,11 @@ class Settings(Record):
     def prompts_dir(self) -> Path:
         """Where prompt sets built on this machine are kept."""
         return self.cache_dir / "prompts"
+
+    @property
+    def queue(self) -> str:
+        """Address of the queue's database. Stores leave names that begin with a dot alone."""
+        return self.queue_url or f"sqlite:///{(self.data_dir / '.queue.sqlite').resolve()}"
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Settings:

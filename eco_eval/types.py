@@ -307,8 +307,8 @@ class Submission(Record):
 class Provenance(Record):
     """What ran, for whoever wants to repeat it.
 
-    libraries: versions of those that reckon, where the score was made. audited: answers with people's grades that the score counts,
-    and audits a digest of their points, empty where there are none.
+    libraries: versions of those that reckon, where the score was made. audited: how many answers had people's grades
+    for it; audits: a digest of their points, empty where none had.
     """
 
     eco_eval: str

@@ -33,7 +33,7 @@ Array = npt.NDArray[Any]
 
 POINTS = (1.0, 0.5, 0.0)
 NOMINAL = (0.92, 0.975)
-REPEATS = 500
+REPEATS = 2000
 NONE = np.nan
 
 PAIRS = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=2, max_size=40)
@@ -461,7 +461,7 @@ def covered(estimate: Estimator, *design: Any) -> float:
 
 @pytest.mark.parametrize("estimate", [kappa_of, alpha_of, ac2_of], ids=["kappa", "alpha", "ac2"])
 class TestCoverage:
-    """A nominal 95 % interval holds the truth in 92 to 97.5 % of simulated samples."""
+    """A nominal 95 % interval holds the truth in 92 to 97.5 % of simulated samples, but for what the tests say."""
 
     @pytest.mark.parametrize("sizes", [[1], [1, 2, 4]], ids=["single", "unequal"])
     @pytest.mark.parametrize(("groups", "right"), [(60, 0.9), (200, 0.7)])
@@ -470,15 +470,35 @@ class TestCoverage:
     ) -> None:
         assert NOMINAL[0] <= covered(estimate, groups, sizes, right) <= NOMINAL[1]
 
-    @pytest.mark.parametrize(
-        ("groups", "sizes", "right", "guessed"),
-        [(20, [1], 0.8, 0.2), (20, [1, 2, 4], 0.8, 0.2), (20, [1], 0.95, 0.0), (60, [1, 2], 0.98, 0.0)],
-    )
-    def test_few_groups_or_few_disagreements_are_wide_rather_than_narrow(
-        self, estimate: Estimator, groups: int, sizes: list[int], right: float, guessed: float
+    @pytest.mark.parametrize("sizes", [[1], [1, 2, 4]], ids=["single", "unequal"])
+    def test_few_groups(self, estimate: Estimator, sizes: list[int]) -> None:
+        assert NOMINAL[0] <= covered(estimate, 20, sizes, 0.8) <= NOMINAL[1]
+
+    @pytest.mark.parametrize(("groups", "sizes", "right"), [(20, [1], 0.95), (60, [1, 2], 0.98)])
+    def test_few_disagreements_are_wide_rather_than_narrow(
+        self, estimate: Estimator, groups: int, sizes: list[int], right: float
     ) -> None:
-        """A plain jackknife or a percentile bootstrap covers 60 to 90 % where almost all groups agree in full."""
-        assert NOMINAL[0] <= covered(estimate, groups, sizes, right, guessed) < 0.995
+        """On the edge of 97.5 %: κ and α cover 96.7 to 97.1 %, AC2 97.5 %, in 5,000 rounds (standard error 0.2 %).
+
+        A plain jackknife or a percentile bootstrap covers 60 to 90 % where almost all groups agree in full.
+        """
+        assert NOMINAL[0] <= covered(estimate, groups, sizes, right, 0.0) <= 0.985
+
+
+@pytest.mark.parametrize(("groups", "expected"), [(20, 0.72), (60, 0.9), (200, 0.95)])
+def test_kappa_of_one_common_class_needs_many_groups(groups: int, expected: float) -> None:
+    """Below 92 %: of deserved grades 90, 7 and 3 % few groups show two or three off the common one."""
+
+    def drawn(rng: np.random.Generator, count: int) -> tuple[Array, Array, list[str]]:
+        truth = rng.choice(3, count, p=(0.9, 0.07, 0.03))
+        return truth, np.where(rng.random(count) < 0.85, truth, rng.choice(3, count)), names(count)
+
+    value = kappa_estimate(*drawn(np.random.default_rng(1), 60_000)).value
+    rng = np.random.default_rng(2)
+    samples = (drawn(rng, groups) for _ in range(REPEATS))
+    # Where both sides name one and the same class, κ is undefined.
+    found = [kappa_estimate(*sample) for sample in samples if len(set(sample[0]) | set(sample[1])) > 1]
+    assert np.mean([f.low <= value <= f.high for f in found]) == pytest.approx(expected, abs=0.025)
 
 
 def test_the_order_of_triples_is_covered() -> None:

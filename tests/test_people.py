@@ -44,10 +44,11 @@ from eco_eval.people import (
     samples,
     skipped,
 )
-from eco_eval.people_report import report
+from eco_eval.people_report import Order, report
 from eco_eval.pipeline import Engines, evaluate, submit
 from eco_eval.results import details, load_results
-from eco_eval.stats import confusion, kappa_estimate, ordinal_alpha
+from eco_eval.settings import Lang
+from eco_eval.stats import confusion, kappa_estimate, mean_of_classes, mean_of_shares, ordinal_alpha
 from eco_eval.store import LocalStore
 from eco_eval.types import GRADES, Estimate, Failure, Grade, Graded, ModelRef, Prompt, Result, Ungraded
 from eco_eval.ui.texts import Texts
@@ -674,10 +675,17 @@ def test_the_report_is_what_the_grades_say(
         points = mean_points(load_audits(store))
         row = means[result.submission.model.name]
         assert row.n == 10
-        assert row.people == pytest.approx(100 * np.mean([points[key] for key in mine_ids]))
-        assert row.judge == pytest.approx(100 * np.mean([verdict[key].value_points for key in mine_ids]))
+        groups = [group[key] for key in mine_ids]
+        given = [[by[key] for by in given_by.values() if key in by] for key in mine_ids]
+        people = mean_of_shares([[said.count(g) / len(said) for g in GRADES] for said in given], groups, (100, 50, 0))
+        assert row.people.model_dump() == pytest.approx(people.model_dump())
+        assert row.people.value == pytest.approx(100 * np.mean([points[key] for key in mine_ids]))
+        by_judge = [GRADES.index(verdict[key]) for key in mine_ids]
+        assert row.judge.model_dump() == pytest.approx(mean_of_classes(by_judge, groups, (100, 50, 0)).model_dump())
+        assert row.people.low < row.people.value < row.people.high
     a, b = judge.means
-    assert judge.order == (100 if (a.people > b.people) == (a.judge > b.judge) else 0)
+    same = (a.people.value > b.people.value) == (a.judge.value > b.judge.value)
+    assert judge.order == Order(same=int(same), pairs=1)
     assert [(row.model, row.graded, row.needed) for row in made.models] == [
         ("modelo-dos", 10, 60),
         ("modelo-uno", 10, 60),
@@ -685,6 +693,43 @@ def test_the_report_is_what_the_grades_say(
     assert made.models[0].groups == len(
         {i.group for i in sample.items if i.of[0].model == two[1].submission.answers_digest}
     )
+
+
+def test_the_order_counts_pairs_and_a_tie_of_one_side_is_another_order(
+    short: Instrument, store: LocalStore, prompts: dict[str, Prompt]
+) -> None:
+    """People put them a > b > c = d, the judge b > a = c = d: the same are b and c, b and d, c and d."""
+    judged = {"a": "r", "b": "g", "c": "r", "d": "r"}
+    results = {name: scored(short, store, name, letters(name, letter)) for name, letter in judged.items()}
+    subjects = subjects_of(store, *results.values())
+    found, _ = draw(subjects, prompts, 6, 2)
+    by_model = {results[name].submission.answers_digest: name for name in results}
+    says = {"a": GOOD, "b": REGULAR, "c": BAD, "d": BAD}
+    sample = keep_sample(store, found)
+    say(store, sample, "Ana", {item.id: says[by_model[item.of[0].model]] for item in sample.items})
+    (mine,) = report(load_audits(store), subjects).samples
+    assert mine.judges[0].order == Order(same=3, pairs=6)
+
+
+def test_answers_graded_by_rule_say_nothing_of_the_judge(
+    short: Instrument, store: LocalStore, prompts: dict[str, Prompt]
+) -> None:
+    """Every other answer is empty and everybody calls it bad; of the others judge and people say the contrary."""
+    result = scored(short, store, "uno", lambda i: "" if i % 2 else f"y {i} #g")
+    subjects = subjects_of(store, result)
+    found, shown = draw(subjects, prompts, 20, 1)
+    read = [line.id for line in shown if line.answer]
+    assert 0 < len(read) < len(shown)
+    say(store, keep_sample(store, found), "Ana", dict.fromkeys([line.id for line in shown], BAD))
+    (judge,) = report(load_audits(store), subjects).samples[0].judges
+    assert judge.agreement.n == judge.means[0].n == len(read)
+    assert judge.agreement.exact is not None
+    assert judge.agreement.exact.value == 0
+    assert (judge.means[0].people.value, judge.means[0].judge.value) == (0, 100)
+    empty = scored(short, store, "dos", lambda i: "")
+    mute, _ = draw(subjects_of(store, empty), prompts, 5, 1)
+    say(store, keep_sample(store, mute), "Ana", {item.id: BAD for item in mute.items})
+    assert report(load_audits(store), subjects_of(store, empty)).samples[-1].judges == ()
 
 
 def test_every_judge_of_a_panel_and_of_later_results_is_set_beside_people(
@@ -760,13 +805,19 @@ def test_a_whole_audit_on_the_command_line(audits: Audits, demo: Instrument, sto
     found = json.loads(audits("report", "--json").out)
     (sample,) = found["samples"]
     assert sample["judges"][0]["agreement"]["kappa"]["value"] == 1
-    assert sample["judges"][0]["order"] == 100
+    assert sample["judges"][0]["order"] == {"same": 1, "pairs": 1}
     assert sample["alpha"]["value"] == 1
     assert [(row["model"], row["graded"]) for row in found["models"]] == [("dos", 60), ("uno", 60)]
-    for lang in ("es", "en"):
+    langs: tuple[Lang, ...] = ("es", "en")
+    for lang in langs:
         shown = audits("report", lang=lang).out
         assert "Ana · Luz" in shown
         assert "60" in shown
+        assert Texts(lang)("audits.order", same=1, pairs=1) in shown
+        for row in sample["judges"][0]["means"]:
+            for side in ("people", "judge"):
+                value, low, high = (Texts(lang).number(row[side][end], 1) for end in ("value", "low", "high"))
+                assert f"{value} ({low} – {high})" in shown
     again = evaluate(one.submission, demo, Engines(unopened, unopened), store, again="score")
     assert isinstance(again.score.corrected, Estimate)
     assert again.score.corrected.method == "ppi++"

@@ -24,15 +24,18 @@ from eco_eval.errors import EcoEvalError, EngineError, InputError
 from eco_eval.instrument import Instrument, load_instrument
 from eco_eval.people import Filled, Subject, draw, keep_grades, keep_sample
 from eco_eval.pipeline import Engines, evaluate, open_engines, resolve_judges, submit
-from eco_eval.reproduce import Choices, find_source, reproduce
+from eco_eval.reproduce import Choices, reproduce
 from eco_eval.reproduce_cli import add_reproduce
-from eco_eval.reproduction import Cause, Run, judge_repeats
+from eco_eval.reproduction import Cause, NumberDifference, Run, judge_repeats, judge_rescoring
 from eco_eval.results import details, load_results
 from eco_eval.settings import Settings
+from eco_eval.sources import find_source
 from eco_eval.stats import paired_difference
-from eco_eval.stats.repeat import repeat_test, sign_flip_tolerance
+from eco_eval.stats.repeat import repeat_test
 from eco_eval.store import LocalStore, Table
-from eco_eval.types import GRADES, EngineInfo, Failure, Judgement, ModelRef, Result
+from eco_eval.types import GRADES, EngineInfo, Estimate, Failure, Judgement, ModelRef, Result, Score, Withheld
+from eco_eval.ui.reproduction import print_reproduction
+from eco_eval.ui.texts import Texts
 
 THINGS = """
     el agua, la luz, el pan, los peces, el río, la sierra, el mar, las aves, el trigo, la sal, el sol, la lana, el aire,
@@ -299,9 +302,30 @@ def test_scoring_again_gives_the_same_bytes_with_no_model_at_all(tmp_path: Path,
     changed = made.again(mode="rescore")
     assert changed.outcome == "different"
     assert changed.cause == Cause(kind="edited")
+    assert changed.number.path == "soft.value"
+    assert 0 < abs(changed.number.original - changed.number.repeat) < 1e-6
+    write(made, libraries={"numpy": "1.0", "scipy": "1.0"})
+    told = made.again(mode="rescore")
+    assert told.cause.kind == "libraries"
+    assert (told.cause.original, told.cause.repeat.split()[::2]) == ("numpy 1.0, scipy 1.0", ["numpy", "scipy"])
+    write(made, libraries={}, eco_eval="0")
+    assert made.again(mode="rescore").cause.kind == "eco_eval"
 
 
-def test_scoring_again_counts_what_people_graded(demo: Instrument, tmp_path: Path) -> None:
+def write(made: Made, **provenance: Any) -> None:
+    """Write the result as if this had made it."""
+    result = made.result.model_copy(update={"provenance": made.result.provenance.model_copy(update=provenance)})
+    (made.settings.data_dir / "results" / f"{result.id}.json").write_text(result.model_dump_json())
+
+
+def test_other_libraries_are_no_reason_to_doubt_the_same_score(made: Made) -> None:
+    write(made, libraries={"numpy": "1.0"})
+    assert made.again(mode="rescore").outcome == "reproduced"
+
+
+def test_scoring_again_counts_what_people_graded(
+    demo: Instrument, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     settings, store = Settings(data_dir=tmp_path, cache_dir=tmp_path / "cache"), LocalStore(tmp_path)
     engines = scripted(lambda c: f"Cuida {c[-1].content[:20]}", by_word)
     model = ModelRef(name="owner/model", source="hub", revision="a" * 40)
@@ -309,13 +333,50 @@ def test_scoring_again_counts_what_people_graded(demo: Instrument, tmp_path: Pat
     sample, shown = draw([Subject(first, details(store, first))], {p.id: p for p in demo.asked}, 60, seed=1)
     grades = {one.id: (GRADES[i % 3], "") for i, one in enumerate(shown)}
     keep_grades(store, Filled(keep_sample(store, sample), grades, ()), "Ana")
+    since = reproduce(find_source(first.id, settings), settings, mode="rescore")
+    assert (since.outcome, since.difference) == ("different", 0.0)
+    assert since.cause == Cause(kind="people", original="0", repeat="60")
+    assert since.number is not None
+    assert since.number.path.startswith("corrected.")
+    for lang, same in (("es", "la nota es la misma"), ("en", "the score is the same")):
+        print_reproduction(since, Texts(lang))
+        said = capsys.readouterr().out
+        assert same in said
+        assert since.number.path in said
     scored = evaluate(first.submission, demo, engines, store, again="score")
+    assert (scored.provenance.audited, first.provenance.audited) == (60, 0)
     assert scored.score.corrected != first.score.corrected
     again = reproduce(find_source(scored.id, settings), settings, mode="rescore")
     assert again.outcome == "reproduced"
     shutil.rmtree(tmp_path / "audits")
     without = reproduce(find_source(scored.id, settings), settings, mode="rescore")
     assert without.outcome == "different"
+    assert without.cause == Cause(kind="people", original="60", repeat="0")
+
+
+def test_what_people_graded_is_no_cause_of_what_they_have_no_part_in(measure: Instrument, tmp_path: Path) -> None:
+    kept = scripted_run(measure, tmp_path, lambda i: "río" if i % 2 else "mar").result
+    score = kept.score.model_copy(update={"bounds": (kept.score.bounds[0], 101.0)})
+    found = judge_rescoring(kept, score, kept.provenance.model_copy(update={"audited": 3, "audits": "x"}))
+    assert found.number == NumberDifference(path="bounds.1", original=kept.score.bounds[1], repeat=101.0)
+    assert found.cause == Cause(kind="edited")
+
+
+def test_a_number_that_came_or_went_is_the_first_difference(measure: Instrument, tmp_path: Path) -> None:
+    kept = scripted_run(measure, tmp_path, lambda i: "río").result
+    estimate = Estimate(value=1, low=0, high=2, n=3, groups=3, method="people")
+    withheld = Withheld(reason="no_gold")
+
+    def number(a: dict[str, Any], b: dict[str, Any]) -> tuple[Any, ...]:
+        one, other = (Score.model_validate(kept.score.model_copy(update=each).model_dump()) for each in (a, b))
+        found = judge_rescoring(kept.model_copy(update={"score": one}), other, kept.provenance)
+        return (found.number.path, found.number.original, found.number.repeat) if found.number else ()
+
+    assert number({"corrected": withheld}, {"corrected": estimate}) == ("corrected.reason", "no_gold", None)
+    assert number({"corrected": estimate}, {"corrected": withheld}) == ("corrected.value", 1.0, None)
+    assert number({"soft": None}, {"soft": estimate}) == ("soft.value", None, 1.0)
+    assert number({"by_kind": {}}, {"by_kind": {"plan": estimate}}) == ("by_kind.plan.value", None, 1.0)
+    assert number({"soft": estimate}, {"soft": estimate}) == ()
 
 
 def change_a_probability(store: LocalStore, path: str) -> None:
@@ -474,6 +535,11 @@ def test_another_score_from_the_same_verdicts_is_different(measure: Instrument, 
         run, [Run(run.result.model_copy(update={"score": score}), run.readings)], measure.asked, "whole"
     )
     assert (found.outcome, found.cause) == ("different", Cause(kind="edited"))
+    assert found.number == NumberDifference(path="eco.low", original=eco.low - 1, repeat=eco.low)
+    numpy = recorded(Run(run.result.model_copy(update={"score": score}), run.readings), [], libraries={"numpy": "0"})
+    told = judge_repeats(run, [numpy], measure.asked, "whole")
+    assert told.cause is not None
+    assert (told.cause.kind, told.cause.repeat) == ("libraries", "numpy 0")
 
 
 INFO = EngineInfo(engine="transformers", version="1", model="m", dtype="float32", device="cpu")
@@ -488,14 +554,17 @@ ORDER = (
     ("judge_engine_version", {}, {}, {"version": "2"}),
     ("judge_device", {}, {}, {"device": "cuda"}),
     ("judge_dtype", {}, {}, {"dtype": "bfloat16"}),
+    ("libraries", {"libraries": {"torch": "0", "numpy": "0"}}, {}, {}),
 )
 
 
-def recorded(run: Run, which: Sequence[int], info: EngineInfo = INFO) -> Run:
-    """The run as if these of `ORDER` had been recorded otherwise."""
+def recorded(run: Run, which: Sequence[int], info: EngineInfo = INFO, **told: Any) -> Run:
+    """The run as if these of `ORDER` had been recorded otherwise, and this of its provenance."""
     about, candidate, seat = ({k: v for i in which for k, v in ORDER[i][part].items()} for part in (1, 2, 3))
     engine = {name: value for name, value in seat.items() if name != "revision"}
-    provenance = run.result.provenance.model_copy(update={**about, "candidate": info.model_copy(update=candidate)})
+    provenance = run.result.provenance.model_copy(
+        update={**about, **told, "candidate": info.model_copy(update=candidate)}
+    )
     judge = run.result.seats[0].model_copy(
         update={"engine": info.model_copy(update=engine), **{k: v for k, v in seat.items() if k == "revision"}}
     )
@@ -532,6 +601,12 @@ def test_what_is_left_depends_on_who_batches(measure: Instrument, tmp_path: Path
     b = scripted_run(measure, tmp_path / "b", lambda i: "río" if i else "mar")
     found = judge_repeats(recorded(a, [], info), [recorded(b, [], info)], measure.asked, "whole")
     assert found.cause == Cause(kind=kind)
+    torch = judge_repeats(
+        recorded(a, [], info), [recorded(b, [], info, libraries={"torch": "0"})], measure.asked, "whole"
+    )
+    assert torch.cause is not None
+    # Which libraries are here says nothing of a server elsewhere.
+    assert torch.cause.kind == ("server" if engine == "endpoint" else "libraries")
     expected = ("candidate_endpoint", "judge_endpoint") if engine == "endpoint" else ()
     assert found.caveats == expected
 
@@ -693,17 +768,21 @@ def test_p_is_that_of_the_paired_difference(groups: int) -> None:
     assert found.difference == pytest.approx(paired.estimate.value)
 
 
+def tolerance_of(differences: Any, groups: list[str]) -> float:
+    return repeat_test(differences, np.zeros((1, len(differences))), groups).tolerance
+
+
 def test_tolerance_by_hand() -> None:
     names = [str(i) for i in range(10)]
     ones = np.array([1.0] * 6 + [0.0] * 4)
     # 2 of 64 sign patterns give 6, 3.1 %; 12 more give 4: the smallest value at most 5 % exceed is 4.
-    assert sign_flip_tolerance(ones, names) == pytest.approx(0.4)
-    assert sign_flip_tolerance(ones[:5], names[:5]) == pytest.approx(1.0)
-    assert sign_flip_tolerance(np.zeros(3), ["a", "b", "c"]) == 0
+    assert tolerance_of(ones, names) == pytest.approx(0.4)
+    assert tolerance_of(ones[:5], names[:5]) == pytest.approx(1.0)
+    assert tolerance_of(np.zeros(3), ["a", "b", "c"]) == 0
     # Prompts of one group tip together.
-    assert sign_flip_tolerance(ones, ["g"] * 10) == pytest.approx(0.6)
+    assert tolerance_of(ones, ["g"] * 10) == pytest.approx(0.6)
     with pytest.raises(ValueError, match="a value a prompt"):
-        sign_flip_tolerance([], [])
+        tolerance_of([], [])
 
 
 @pytest.mark.parametrize("repeats", [1, 3])

@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -23,9 +24,11 @@ from eco_eval.instrument import DATA, load_instrument
 from eco_eval.judging import direct_conversation
 from eco_eval.prompts import split_of
 from eco_eval.settings import Settings
+from eco_eval.stats import mean_of_classes
 from eco_eval.types import Answer, LabelScores
+from eco_eval.ui.texts import Texts
 from training.cli import build_app
-from training.curve import Point, measured
+from training.curve import Point, measured, plot, print_curve
 from training.judge import as_judge, cut, read_curve, train_judge, train_triples
 from training.linear import linear_logprobs, shared_length, verdict_logits
 from training.recipes import RECIPES, JudgeRecipe, ToyRecipe, load_recipe
@@ -112,7 +115,7 @@ def test_a_judge_learns_the_triples_it_sees(from_nothing: Path) -> None:
     curve = read_curve(from_nothing)
     assert {point.part for point in curve} == {"train"}
     assert curve[-1].loss < 0.6 * curve[0].loss
-    assert curve[0].order < 0.8 < curve[-1].order
+    assert curve[0].order.value < 0.8 < curve[-1].order.value
 
 
 def test_a_judge_from_nothing_says_what_it_is_and_is_served_as_it_was_trained(from_nothing: Path, own: Path) -> None:
@@ -349,7 +352,29 @@ def test_no_group_is_both_learnt_from_and_held_back(triples: Any) -> None:
 def test_a_point_counts_order_ties_as_half_and_exact_grades() -> None:
     shares = [[0.8, 0.1, 0.1], [0.2, 0.6, 0.2], [0.1, 0.1, 0.8], *[[0.2, 0.5, 0.3]] * 3]
     point = measured(2, "train", 0.5, shares)
-    assert point == Point(epoch=2, part="train", n=2, loss=0.5, order=0.75, exact=4 / 6)
+    order = mean_of_classes([0, 1], ["a", "b"], (1.0, 0.5, 0.0))
+    exact = mean_of_classes([0, 0, 0, 1, 0, 1], list("aaabbb"), (1.0, 0.0))
+    assert point == Point(epoch=2, part="train", n=2, loss=0.5, order=order, exact=exact)
+    assert (point.order.value, point.exact.value, point.exact.groups) == (0.75, pytest.approx(4 / 6), 2)
+
+
+def test_one_triple_or_one_without_an_error_is_not_certain() -> None:
+    for count in (1, 8):
+        point = measured(1, "validation", 0.5, np.eye(3).tolist() * count)
+        for share in (point.order, point.exact):
+            assert (share.value, share.high, share.groups) == (1, 1, count)
+            assert 0 < share.low < 1
+    assert measured(1, "train", 0.5, np.eye(3).tolist()).order.low < point.order.low
+
+
+def test_the_curve_is_shown_with_its_intervals(capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    points = [measured(1, part, 0.5, np.eye(3).tolist() * 8) for part in ("train", "validation")]
+    low = f"{points[0].order.low:.2f}"
+    print_curve(points, Texts("en"))
+    assert f"1.00 ({low} – 1.00)" in capsys.readouterr().out
+    page = plot(points, "x", Texts("en"))
+    assert f'"arrayminus":[{1 - points[0].order.low}]' in page
 
 
 @pytest.mark.parametrize(

@@ -288,9 +288,9 @@ def _jackknife(parts: Floats, groups: Sequence[str], coefficient: Callable[[Floa
     may yet come: the interval is no narrower than if p = 1 − .025^(1/G) of them (Clopper and Pearson 1934, none of G)
     agreed by chance, or fully.
 
-    Covers 92 to 99 % in simulation at 20 to 200 groups, 87 % for κ of 20 groups with nine answers in ten of one class.
-    Where nearly all groups agree in full, the plain jackknife and the percentile bootstrap fall to 30 to 90 %: of few
-    groups, most samples show no disagreement at all.
+    Covers 94 to 97.5 % in simulation at 20 to 200 groups, but with nine answers in ten of one class κ covers 72 % at 20
+    groups, 90 % at 60 and 95 % at 200. Where nearly all groups agree in full, the plain jackknife and the percentile
+    bootstrap fall to 30 to 90 %: of few groups, most samples show no disagreement at all.
 
     Args:
         parts: shape (n, d): what each unit adds to the d sums the coefficient is made of.

@@ -25,8 +25,8 @@ times larger. Three classes with the errors spread evenly and a share d right ha
 chance is .33. There, 300 gold and 200 answers leave ±.3 on a scale of 0 to 1: nothing is learnt."""
 
 MIN_GOLD = 20
-"""Groups needed with gold of every class: with 20, and 100 answers, intervals cover 97 to 100 % in simulation and are
-±.07 to ±.2 wide on a scale of 0 to 1. Below that there is next to nothing left to say."""
+"""Groups needed with gold of every class: with 20, and 100 answers, intervals cover 98.6 to 99.2 % in simulation and
+are ±.07 to ±.2 wide on a scale of 0 to 1. Below that there is next to nothing left to say."""
 
 IMPOSSIBLE = 0.01
 """Level of the test that a corrected share is below zero, over all classes together (Bonferroni)."""
@@ -111,7 +111,8 @@ def rogan_gladen(
     dependent; without either it is Cov(P̂) + Σ_k π̂_k² Cov(M_k). The ½ of the smoothing counts as half an observation
     of each class in a group of its own, so a judge never seen to err keeps an interval. t with G − 1 degrees of freedom
     and factor G/(G − 1), G the smaller of the two numbers of groups. Intervals are centred on π̃ moved into the range,
-    the values on π̂ (the interval is widened to hold it): at the very ends of the range they cover more than they say.
+    the values on π̂ (the interval is widened to hold it). They cover 94 to 97.5 % in simulation, but
+    97 to 98.6 % of means near an end of the range or with a share of 0, from gold in 34 to 67 groups.
 
     Several judges jointly: what a group adds to each judge's error is averaged over judges before it is squared. So
     errors that judges share do not shrink with their number, and errors of their own do. The half observations of the

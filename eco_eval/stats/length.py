@@ -31,9 +31,8 @@ def length_slope(
     slope. Source: Liang and Zeger 1986; the length term beside model terms is of Dubois et al. 2024 (2404.04475), here
     linear in the mean of grades.
 
-    Warning: with one answer to every prompt it is the regression across prompts, method `slope-across-prompts`. Prompts
-    that call for long answers may also be the easier ones; then the slope is theirs, not the judge's taste for length,
-    and controlling for it takes away what was earned.
+    Across prompts nothing is compared: prompts that call for long answers may also be the easier ones, and a slope of
+    theirs would take away what was earned.
 
     Args:
         points: shape (n,), 0 to 1.
@@ -48,14 +47,13 @@ def length_slope(
     Raises:
         ValueError: fewer than two groups with answers to compare.
     """
-    level, count = members(prompts)
-    within = count < len(points)
-    used = np.bincount(level)[level] > 1 if within else np.ones(len(points), dtype=bool)
+    level, _ = members(prompts)
+    used = np.bincount(level)[level] > 1
     member, together = members(np.asarray(groups, dtype=str)[used].tolist())
     if together < 2:
         raise ValueError("A clustered interval needs at least two groups.")
     model, kinds = members(models if models is not None else [""] * len(points))
-    effects = [level[used] if within else np.zeros(int(used.sum()), dtype=int), model[used]]
+    effects = [level[used], model[used]]
     x = _without_effects(np.asarray(log_lengths, dtype=float)[used], effects)
     y = _without_effects(np.asarray(points, dtype=float)[used], effects)
     spread = float(x @ x)
@@ -63,10 +61,10 @@ def length_slope(
         return Withheld(reason="same_length", detail="no two answers to compare differ in length")
     slope = float(x @ y) / spread
     scores = np.bincount(member, weights=x * (y - slope * x))
-    small = together / (together - 1) * (len(x) - 1) / max(len(x) - kinds - (not within), 1)
+    small = together / (together - 1) * (len(x) - 1) / max(len(x) - kinds, 1)
     half = t_quantile(0.5 + LEVEL / 2, together - 1) * float(np.sqrt(small * (scores @ scores))) / spread
-    method = "slope-within-prompt" if within else "slope-across-prompts"
-    return Estimate(value=slope, low=slope - half, high=slope + half, n=len(x), groups=together, method=method)
+    ends = {"low": slope - half, "high": slope + half}
+    return Estimate(value=slope, **ends, n=len(x), groups=together, method="slope-within-prompt")
 
 
 def _without_effects(values: Floats, effects: Sequence[npt.NDArray[Any]]) -> Floats:

@@ -31,28 +31,6 @@ class RepeatTest(NamedTuple):
     p: float
 
 
-def sign_flip_tolerance(differences: Sequence[float] | Floats, groups: Sequence[str]) -> float:
-    """How large |mean difference| between two exchangeable runs gets in all but 5 % of cases.
-
-    If nothing but chance tells two runs apart, either could be called the first, in each group of prompts anew: the
-    sum D_g of the differences over group g is as likely −D_g. So |Σ_g s_g D_g|/n over random signs s is what |mean|
-    would be, and the tolerance is its 95 % point: the smallest value that at most 5 % of the sign patterns exceed.
-    Of k groups that differ, all 2^k patterns up to 14, else 9,999 drawn with a fixed seed and the observed one.
-
-    With five groups or fewer that differ no sum is improbable (2/2⁵ > 5 %): the tolerance is Σ_g |D_g|/n.
-    Source: the sign-flip permutation of `paired_difference`, read as a tolerance; Phipson and Smyth 2010.
-
-    Args:
-        differences: shape (n,), by prompt, on any scale.
-        groups: n group names.
-
-    Raises:
-        ValueError: not one group a difference, or none.
-    """
-    d = np.asarray(differences, dtype=float)
-    return repeat_test(d, np.zeros((1, len(d))), groups).tolerance
-
-
 def repeat_test(
     original: Sequence[float] | Floats, repeats: Sequence[Sequence[float]] | Floats, groups: Sequence[str]
 ) -> RepeatTest:
@@ -62,13 +40,16 @@ def repeat_test(
     exceeded; for N = 1 they are one and the same:
 
     - signs: |Σ_g s_g D_g|/n, s_g = ±1. Right where what differs is the place, with repetitions here all alike: a
-      group's difference is then as likely to be up as down, however often it is repeated.
+      group's difference is then as likely to be up as down, however often it is repeated. It is the sign-flip
+      permutation of `paired_difference`, read as a tolerance (Phipson and Smyth 2010).
     - exchange: in each group another of the N + 1 runs, k_g, takes the part of the original:
       |Σ_g E_g(k_g)|/n with E_g(k) = Y_gk − mean of the others = (N + 1)/N·(Y_gk − mean of all). Right, and exact,
       where all N + 1 runs are exchangeable; it draws on what the repetitions tell of the variance.
 
     With σ² the variance of a run's sum, that of the difference is σ²(1 + 1/N), against 2σ² for N = 1: both tolerances
-    shrink by √((1 + 1/N)/2), at best to 71 %. Calling a run different only beyond both keeps false alarms at 5 % at
+    shrink by √((1 + 1/N)/2), at best to 71 %. With five groups or fewer that differ no sum is improbable (2/2⁵ > 5 %):
+    the tolerance is Σ_g |D_g|/n. Of what groups can do, all combinations are counted up to 2¹⁴, else 9,999 drawn with a
+    fixed seed and the observed one. Calling a run different only beyond both keeps false alarms at 5 % at
     most under either (an intersection-union test, Berger 1982).
 
     Args:

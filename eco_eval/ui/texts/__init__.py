@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from datetime import datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,11 @@ class Texts:
         """A number in the language's form: decimal comma in Spanish."""
         text = f"{value:.{digits}f}"
         return text.replace(".", ",") if self.lang == "es" else text
+
+    def time(self, seconds: float) -> str:
+        """A moment, in seconds since 1970, as local date and time."""
+        form = "%d/%m/%Y %H:%M:%S" if self.lang == "es" else "%Y-%m-%d %H:%M:%S"
+        return datetime.fromtimestamp(seconds).strftime(form)
 
     def figures(self, text: str) -> str:
         """Text with the numbers in it in the language's form."""
