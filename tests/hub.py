@@ -1,7 +1,7 @@
 """A local stand-in for the Hugging Face Hub, over real HTTP, for its real clients.
 
 Models, datasets and spaces with their history, in memory, for one user with one token. LFS but not Xet, `main` but no
-other branch, tag or pull request, and every page of a list at once.
+other branch or tag, pull requests that only stay open, and every page of a list at once.
 """
 
 from __future__ import annotations
@@ -58,6 +58,10 @@ class Repository:
     repo_type: str
     private: bool
     commits: list[Commit] = field(default_factory=list)
+    pulls: list[Commit] = field(default_factory=list)
+    gated: bool = False
+    scanned: bool = True
+    issues: dict[str, str] = field(default_factory=dict)
 
     @property
     def path(self) -> str:
@@ -75,12 +79,20 @@ class Repository:
 
     def commit(self, files: dict[str, bytes], title: str, message: str = "") -> str:
         """Put a commit on `main`. Returns its revision."""
+        self.commits.append(self._made(files, title, message))
+        return self.commits[-1].revision
+
+    def pull(self, files: dict[str, bytes], title: str, message: str = "") -> str:
+        """Open a pull request of one commit. Returns its revision."""
+        self.pulls.append(self._made(files, title, message))
+        return self.pulls[-1].revision
+
+    def _made(self, files: dict[str, bytes], title: str, message: str) -> Commit:
         # A repository made again under an old name has other revisions.
         revision = hashlib.sha1(f"{self.path} {next(_numbers)}".encode()).hexdigest()
         date = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%fZ}"
         about = {"id": revision, "title": title, "message": message, "date": date, "authors": [{"user": "local"}]}
-        self.commits.append(Commit(revision, files, about))
-        return revision
+        return Commit(revision, files, about)
 
 
 class LocalHub:
@@ -91,6 +103,7 @@ class LocalHub:
         token: the only one accepted, that of `user`.
         requests: every request so far, as `METHOD path`.
         down: when set, everything is answered 503.
+        moving: when set, no commit's parent is the newest one any more: as if others never stopped committing.
         lfs_above: files of more bytes are kept by LFS.
     """
 
@@ -101,6 +114,7 @@ class LocalHub:
         self.lfs_above = lfs_above
         self.requests: list[str] = []
         self.down = False
+        self.moving = False
         self._port = 0
         self._lock = threading.Lock()
         self._repositories: dict[tuple[str, str], Repository] = {}
@@ -161,6 +175,21 @@ class LocalHub:
         """Every file at a revision or on `main`."""
         return dict(self._repositories[repo_type, repo_id].at(revision).files)
 
+    def pulls(self, repo_id: str, repo_type: str) -> list[dict[str, bytes]]:
+        """Every file as each pull request would have it."""
+        return [dict(pull.files) for pull in self._repositories[repo_type, repo_id].pulls]
+
+    def commits(self, repo_id: str, repo_type: str) -> list[str]:
+        """The titles of the commits on `main`, oldest first."""
+        return [str(commit.about["title"]) for commit in self._repositories[repo_type, repo_id].commits]
+
+    def mark(
+        self, repo_id: str, *, gated: bool = False, scanned: bool = True, issues: dict[str, str] | None = None
+    ) -> None:
+        """Say of a model that nobody has accepted its conditions, and what its scans found: a level for each file."""
+        model = self._repositories["model", repo_id]
+        model.gated, model.scanned, model.issues = gated, scanned, issues or {}
+
     def _app(self) -> FastAPI:
         app = FastAPI(openapi_url=None)
         app.middleware("http")(self._guard)
@@ -180,6 +209,7 @@ class LocalHub:
             ("POST", api + "/paths-info/{revision:path}", self._paths_info),
             ("POST", api + "/preupload/{revision:path}", self._preupload),
             ("POST", api + "/commit/{revision:path}", self._commit),
+            ("GET", api + "/discussions", self._discussions),
             ("POST", api + "/branch/{branch:path}", self._branch),
             ("PUT", "/lfs/{oid}", self._lfs_put),
         ]
@@ -278,6 +308,8 @@ class LocalHub:
         return {
             "id": repository.repo_id,
             "private": repository.private,
+            "gated": "manual" if repository.gated else False,
+            **({"securityRepoStatus": _status(repository)} if "securityStatus" in request.query_params else {}),
             "sha": commit.revision,
             "lastModified": commit.about["date"],
             "cardData": _metadata(commit.files.get("README.md", b"").decode()),
@@ -306,7 +338,10 @@ class LocalHub:
         return [entries[path] for path in asked if path in entries]
 
     async def _resolve(self, request: Request, revision: str, path: str) -> Response:
-        commit = self._find(request).at(revision)
+        repository = self._find(request)
+        commit = repository.at(revision)
+        if repository.gated:
+            raise Refusal(403, f"Access to model {repository.repo_id} is restricted", "GatedRepo")
         headers = {"X-Repo-Commit": commit.revision, "Accept-Ranges": "bytes"}
         data = commit.files.get(path)
         if data is None:
@@ -350,14 +385,35 @@ class LocalHub:
         with self._lock:
             repository = self._find(request, write=True)
             head = repository.at("main")
-            if revision != "main" or "create_pr" in request.query_params:
+            is_pull = "create_pr" in request.query_params
+            if revision != "main":
                 raise Refusal(400, "Commits go to main")
-            if header.get("parentCommit", head.revision) != head.revision:
+            parent = header.get("parentCommit", head.revision)
+            if parent != head.revision or (self.moving and "parentCommit" in header):
                 raise Refusal(412, "A commit has happened since. Please refresh and try again.")
             files = self._changed(head.files, lines)
-            new = repository.commit(files, header["summary"], header.get("description", ""))
+            add = repository.pull if is_pull else repository.commit
+            new = add(files, header["summary"], header.get("description", ""))
+            pull = f"{self.url}/{repository.path}/discussions/{len(repository.pulls)}" if is_pull else None
         url = f"{self.url}/{repository.path}/commit/{new}"
-        return {"success": True, "commitOid": new, "commitUrl": url, "hookOutput": ""}
+        return {"success": True, "commitOid": new, "commitUrl": url, "hookOutput": "", "pullRequestUrl": pull}
+
+    async def _discussions(self, request: Request) -> Json:
+        repository = self._find(request)
+        repo = {"name": repository.repo_id, "type": repository.repo_type}
+        found = [
+            {
+                "num": number,
+                "title": pull.about["title"],
+                "author": {"name": self.user},
+                "createdAt": pull.about["date"],
+                "status": "open",
+                "isPullRequest": True,
+                "repo": repo,
+            }
+            for number, pull in enumerate(repository.pulls, start=1)
+        ]
+        return {"discussions": found, "count": len(found), "start": 0}
 
     def _changed(self, files: dict[str, bytes], operations: list[Json]) -> dict[str, bytes]:
         files = dict(files)
@@ -384,6 +440,11 @@ class LocalHub:
 
 
 _numbers = itertools.count()
+
+
+def _status(repository: Repository) -> Json:
+    found = [{"path": path, "level": level} for path, level in repository.issues.items()]
+    return {"scansDone": repository.scanned, "filesWithIssues": found}
 
 
 def _git_oid(data: bytes) -> str:

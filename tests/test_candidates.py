@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import socket
-import subprocess
-import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from conftest import REPO
+from hub import LocalHub, clients
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import save
 
 from eco_eval.candidates import WANTED, check_files, declared, resolve
 from eco_eval.errors import EcoEvalError, EngineError, SubmissionRejected
@@ -28,6 +24,7 @@ from eco_eval.types import MAX_NAME, MAX_NAMES, Declared, ModelRef
 CONFIG = {"architectures": ["Qwen2ForCausalLM"], "torch_dtype": "bfloat16"}
 FILES = ["config.json", "model.safetensors", "tokenizer.json"]
 SHA = "0123456789abcdef0123456789abcdef01234567"
+WEIGHTS = save({"w": np.zeros((2, 3), np.float32)})
 
 
 @pytest.fixture
@@ -36,7 +33,7 @@ def folder(tmp_path: Path) -> Path:
     made = tmp_path / "my-model"
     made.mkdir()
     (made / "config.json").write_text(json.dumps(CONFIG))
-    (made / "model.safetensors").write_bytes(b"weights")
+    (made / "model.safetensors").write_bytes(WEIGHTS)
     (made / "tokenizer.json").write_text("{}")
     return made
 
@@ -44,7 +41,7 @@ def folder(tmp_path: Path) -> Path:
 def refusal(name: str | Path) -> str:
     with pytest.raises(SubmissionRejected) as caught:
         resolve(str(name))
-    assert caught.value.values["model"] == str(name)
+    assert caught.value.values["model"] == str(name).replace("\0", r"\x00")
     return caught.value.key
 
 
@@ -113,7 +110,7 @@ class TestLocal:
     def test_one_changed_byte_is_another_revision(self, folder: Path, name: str) -> None:
         before = resolve(str(folder)).revision
         data = (folder / name).read_bytes()
-        (folder / name).write_bytes(data + b" ")
+        (folder / name).write_bytes(data[:-1] + b"\1" if name.endswith(".safetensors") else data + b" ")
         assert resolve(str(folder)).revision != before
         (folder / name).write_bytes(data)
         assert resolve(str(folder)).revision == before
@@ -170,7 +167,7 @@ class TestNames:
     def test_what_is_no_name_is_not_found(self, name: str) -> None:
         assert refusal(name) == "model.not_found"
 
-    @pytest.mark.parametrize("name", ["a/b\0", "~\0", "ñ/b", "a" * 5000, "https://huggingface.co/a/b"])
+    @pytest.mark.parametrize("name", ["a/b\0", "~\0", "a" * 1000, "https://huggingface.co/a/b"])
     def test_what_could_be_no_path_is_not_found(self, name: str) -> None:
         assert refusal(name) == "model.not_found"
 
@@ -335,7 +332,7 @@ class TestDeclared:
 REPOS: dict[str, dict[str, bytes]] = {
     "owner/fine": {
         "config.json": json.dumps(CONFIG).encode(),
-        "model.safetensors": b"weights",
+        "model.safetensors": WEIGHTS,
         "tokenizer.json": b"{}",
         "README.md": b"---\nbase_model: Qwen/Qwen2.5-7B\n---\n# Fine\n",
         "docs/README.md": b"never downloaded",
@@ -346,101 +343,58 @@ REPOS: dict[str, dict[str, bytes]] = {
 }
 
 
-class _Hub(BaseHTTPRequestHandler):
-    """The part of the Hub's API that resolving a model needs."""
-
-    def _answer(self) -> None:
-        parts = self.path.partition("?")[0].strip("/").split("/")
-        api = parts[:2] == ["api", "models"]
-        repo = "/".join(parts[2:4] if api else parts[:2])
-        files = REPOS.get(repo)
-        if repo == "owner/broken":
-            self._send(500, b"")
-        elif files is None or "no-such-branch" in parts:
-            self._send(404, b"{}", {"X-Error-Code": "RevisionNotFound" if files else "RepoNotFound"})
-        elif api and "tree" in parts:
-            self._json([{"type": "file", "path": n, "size": len(d), "oid": "0" * 40} for n, d in files.items()])
-        elif api:
-            self._json({"id": repo, "sha": SHA, "siblings": [{"rfilename": name} for name in files]})
-        else:
-            data = files[parts[-1]]
-            self._send(200, data, {"ETag": f'"{len(data)}-{parts[-1]}"', "X-Repo-Commit": SHA})
-
-    do_GET = do_HEAD = _answer
-
-    def _json(self, value: object) -> None:
-        self._send(200, json.dumps(value).encode(), {"Content-Type": "application/json"})
-
-    def _send(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
-        self.send_response(status)
-        for name, value in {"Content-Length": str(len(body)), **(headers or {})}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
 @pytest.fixture(scope="module")
-def hub() -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Hub)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
+def hub() -> Iterator[LocalHub]:
+    with LocalHub() as hub:
+        for name, files in REPOS.items():
+            hub.add(name, "model", files)
+        yield hub
 
 
-def resolve_against(endpoint: str, home: Path, *names: str) -> list[dict[str, Any]]:
-    """What `resolve` makes of each name, in a process of its own: the client reads its endpoint once."""
-    code = """
-import json, sys
-from eco_eval.candidates import resolve
-from eco_eval.errors import EcoEvalError
-for name in sys.argv[1:]:
-    try:
-        found = resolve(name)
-        print(json.dumps({**found.model_dump(), "path": found.path}))
-    except EcoEvalError as error:
-        print(json.dumps({"type": type(error).__name__, "key": error.key, **error.values}))
-"""
-    environ = {**os.environ, "HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_OFFLINE": "0"}
-    out = subprocess.run(
-        [sys.executable, "-c", code, *names],
-        env={**environ, "HF_HUB_DISABLE_XET": "1", "PYTHONPATH": str(REPO)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    ).stdout
-    return [json.loads(line) for line in out.splitlines()]
+def resolved(*names: str) -> list[dict[str, Any]]:
+    """What `resolve` makes of each name."""
+    found: list[dict[str, Any]] = []
+    for name in names:
+        try:
+            ref = resolve(name)
+            found.append({**ref.model_dump(), "path": ref.path})
+        except EcoEvalError as error:
+            found.append({"type": type(error).__name__, "key": error.key, **error.values})
+    return found
 
 
 class TestHub:
-    def test_a_model_is_downloaded_at_one_commit_without_what_is_not_wanted(self, hub: str, tmp_path: Path) -> None:
-        (found,) = resolve_against(hub, tmp_path, "owner/fine@main")
-        assert (found["name"], found["source"], found["revision"]) == ("owner/fine", "hub", SHA)
+    def test_a_model_is_downloaded_at_one_commit_without_what_is_not_wanted(
+        self, hub: LocalHub, tmp_path: Path
+    ) -> None:
+        with clients(hub, tmp_path, HF_HUB_OFFLINE="0") as call:
+            (found,) = call(resolved, "owner/fine@main")
+        assert (found["name"], found["source"]) == ("owner/fine", "hub")
+        assert found["revision"] == Path(found["path"]).name
         assert found["dtype"] == "bfloat16"
         assert sorted(file.name for file in Path(found["path"]).iterdir()) == ["README.md", *FILES]
         assert declared(ModelRef.model_validate(found)).base_models == ("Qwen/Qwen2.5-7B",)
         assert "*.py" not in WANTED
 
-    def test_what_cannot_be_used_is_refused(self, hub: str, tmp_path: Path) -> None:
+    def test_what_cannot_be_used_is_refused(self, hub: LocalHub, tmp_path: Path) -> None:
         names = ["owner/code", "owner/empty", "owner/missing", "owner/fine@no-such-branch", "owner/fine.git"]
-        found = resolve_against(hub, tmp_path, *names)
+        with clients(hub, tmp_path, HF_HUB_OFFLINE="0") as call:
+            found = call(resolved, *names)
         assert {f["type"] for f in found} == {"SubmissionRejected"}
         keys = ["has_code", "no_config", "not_on_hub", "not_on_hub", "not_found"]
         assert [f["key"] for f in found] == [f"model.{key}" for key in keys]
         assert not list(tmp_path.rglob("*.safetensors"))
 
     def test_nobody_listening_is_unreachable(self, tmp_path: Path) -> None:
-        with socket.socket() as closed:
-            closed.bind(("127.0.0.1", 0))
-            endpoint = f"http://127.0.0.1:{closed.getsockname()[1]}"
-        (found,) = resolve_against(endpoint, tmp_path, "owner/fine")
+        hub = LocalHub()
+        hub.start()
+        hub.stop()
+        with clients(hub, tmp_path, HF_HUB_OFFLINE="0") as call:
+            (found,) = call(resolved, "owner/fine")
         assert (found["type"], found["key"], found["model"]) == ("EngineError", "hub.unreachable", "owner/fine")
 
-    def test_a_broken_hub_is_unreachable(self, hub: str, tmp_path: Path) -> None:
-        (found,) = resolve_against(hub, tmp_path, "owner/broken")
+    def test_a_broken_hub_is_unreachable(self, tmp_path: Path) -> None:
+        with LocalHub() as hub, clients(hub, tmp_path, HF_HUB_OFFLINE="0") as call:
+            hub.down = True
+            (found,) = call(resolved, "owner/fine")
         assert found["key"] == "hub.unreachable"

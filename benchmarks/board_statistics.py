@@ -1,6 +1,6 @@
 """How long the statistics of a large board take: 1,000 models × 500 prompts × 3 judges.
 
-    python benchmarks/statistics.py [--models 1000] [--prompts 500] [--judges 3]
+    python benchmarks/board_statistics.py [--models 1000] [--prompts 500] [--judges 3]
 
 Seconds of one run of each part on this machine, on grades drawn at random; a time, not a ratio: there is nothing else
 to set it beside. `gaps` is the share of models with a missing verdict, which take the slower way through the ranks.
