@@ -10,11 +10,12 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from conftest import REPO
+from conftest import REPO, require
 
 from eco_eval.cli import build_app
 from eco_eval.commands import run_app
@@ -436,7 +437,7 @@ class TestMeasuring:
         assert "[/red] [bold]x" in eco("stats", file).out
 
     def test_a_plot_is_a_page_and_never_overwrites(self, eco: Eco, tmp_path: Path, results: Path) -> None:
-        pytest.importorskip("plotly")
+        require(find_spec("plotly") is not None, "plotly (extra data)")
         file, page = tmp_path / "set.jsonl", results / "a.html"
         file.write_bytes(jsonl([{"text": "uno"}]))
         assert eco("stats", file, "--plot", page).code == 0
@@ -450,7 +451,7 @@ class TestMeasuring:
         assert [file.name for file in results.iterdir()] == ["a.html"]
 
     def test_check_fails_by_name_and_in_json_too(self, eco: Eco, sound: Path, tmp_path: Path) -> None:
-        pytest.importorskip("sklearn")
+        require(find_spec("sklearn") is not None, "sklearn (extra data)")
         limits = tmp_path / "limits.toml"
         limits.write_text("prompts = 100\n")
         done = eco("check", sound, "--limits", limits, "--json")
@@ -466,7 +467,7 @@ class TestMeasuring:
         one_line(eco("check", sound, "--limits", tmp_path / "no.toml"), "no.toml")
 
     def test_texts_without_a_word_are_measured_as_chance(self, eco: Eco, tmp_path: Path, lax: Path) -> None:
-        pytest.importorskip("sklearn")
+        require(find_spec("sklearn") is not None, "sklearn (extra data)")
         file = tmp_path / "set.jsonl"
         signs = ["🌍", "🌱", "🌊"]
         file.write_bytes(

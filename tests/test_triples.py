@@ -10,6 +10,7 @@ import json
 import unicodedata
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -397,7 +398,7 @@ class TestEncodings:
         assert [t.text for t in load(put(raw, "set.csv")).triples] == ["“uno” — “dos” ñ"]
 
     def test_mojibake_is_repaired_and_told_with_line_and_field(self, put: Write) -> None:
-        pytest.importorskip("ftfy")
+        require(find_spec("ftfy") is not None, "ftfy (extra data)")
         spoilt = self.QUOTED.encode().decode("cp1252", "ignore") + " and a “good” canciÃ³n"
         rows = h4rmony(1, "Fish?", "a", spoilt, "c")
         found = load(put(rows, "set.csv"))
