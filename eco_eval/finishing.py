@@ -91,7 +91,7 @@ class About:
 
 
 @dataclass(frozen=True)
-class Run:
+class RunContext:
     """What all results of one run share. `seats` have the verdicts on all its sheets."""
 
     instrument: Instrument

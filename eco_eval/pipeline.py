@@ -19,7 +19,7 @@ from eco_eval.answering import answer, answers_path
 from eco_eval.candidates import declared
 from eco_eval.engines import OpenEngine
 from eco_eval.errors import StoreError, TooManyUngraded
-from eco_eval.finishing import About, Judged, Run
+from eco_eval.finishing import About, Judged, RunContext
 from eco_eval.instrument import Instrument
 from eco_eval.judge_card import is_cleared
 from eco_eval.judging import Sheet, judge, judgements_path
@@ -111,7 +111,7 @@ def evaluate(
         hidden_gap=kept.contamination.hidden_gap if kept is not None and again != "judge" else None,
     )
     clock.lap("hidden")
-    made = Run(instrument, seats, engines.judges, is_cleared(instrument, store), clock.seconds)
+    made = RunContext(instrument, seats, engines.judges, is_cleared(instrument, store), clock.seconds)
     for number, anchor in enumerate(anchors):
         _keep_anchor(made, anchor, number, store)
     result = made.result(submission, sheet, len(anchors), candidate, about)
@@ -220,7 +220,7 @@ def _ask_hidden(
     return tuple(marked(sheet.prompts, sheet.answers, verdicts))
 
 
-def _keep_anchor(made: Run, sheet: Sheet, number: int, store: Store) -> None:
+def _keep_anchor(made: RunContext, sheet: Sheet, number: int, store: Store) -> None:
     """Write an anchor's result, once. One with too few verdicts is left out: it is not the candidate's fault."""
     subject = anchor_submission(made.instrument, sheet)
     kept = _kept(store, subject.id)

@@ -20,7 +20,7 @@ from eco_eval.types import Progress
 
 T = TypeVar("T")
 
-Run = Callable[[Request, Progress], str]
+Evaluate = Callable[[Request, Progress], str]
 """Evaluates a request and keeps its result; returns the result's id. Told to report progress, which may raise
 `Superseded`: then it drops what it does."""
 
@@ -41,7 +41,7 @@ class Worker:
     """
 
     def __init__(
-        self, queue: Queue, run: Run, *, silent: float = 60.0, polling: float = 1.0, pause: float = 1.0
+        self, queue: Queue, run: Evaluate, *, silent: float = 60.0, polling: float = 1.0, pause: float = 1.0
     ) -> None:
         self.name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self._queue = queue
@@ -177,7 +177,7 @@ class _Report:
         self._worker.progress(self._request_id, self._generation, stage, done, total)
 
 
-def runner(settings: Any) -> Run:
+def runner(settings: Any) -> Evaluate:
     """Evaluates requests on this machine, keeping everything in the settings' store.
 
     The candidate's weights are resolved anew from what the request pins, so a request cannot name other weights, or a
