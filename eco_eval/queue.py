@@ -147,9 +147,9 @@ class Queue:
         from dbos import DBOS, DBOSClient
 
         self.url = url
-        if url.startswith("sqlite:///"):
-            Path(url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
         with _translated():
+            if url.startswith("sqlite:///"):
+                Path(url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
             DBOS.migrate(url)
             self._engine = _engine(url)
             self._tables = _Tables(sa)
@@ -524,6 +524,6 @@ def _translated() -> Iterator[None]:
 
     try:
         yield
-    except (SQLAlchemyError, dbos_errors.DBOSException) as error:
+    except (SQLAlchemyError, dbos_errors.DBOSException, OSError) as error:
         reason = str(getattr(error, "orig", None) or error).partition("\n")[0]
         raise StoreError("queue.unreachable", retryable=True, reason=reason) from error

@@ -165,10 +165,14 @@ def test_who_was_superseded_is_refused(queue: Queue) -> None:
     assert queue.get(one.id).state == Running(worker="quick", stage="judge", done=1, total=2)
 
 
-def test_a_database_that_is_away_is_one_clear_error(tmp_path: Path) -> None:
+@pytest.mark.parametrize("url", ["sqlite:///{file}/q.sqlite", "postgresql://eco@127.0.0.1:1/eco"])
+def test_a_database_that_is_away_is_one_clear_error(tmp_path: Path, url: str) -> None:
+    file = tmp_path / "a-file"
+    file.touch()
     with pytest.raises(StoreError) as caught:
-        Queue(f"sqlite:///{tmp_path}/no/such/folder/q.sqlite")
+        Queue(url.format(file=file))
     assert caught.value.key == "queue.unreachable"
+    assert caught.value.values["reason"]
 
 
 # --- workers, killed
