@@ -31,6 +31,10 @@ LONGEST_PAUSE = 300.0
 """Seconds between two tries at most; they double from one second."""
 
 
+class _Stopping(BaseException):
+    """This worker ends. No `Exception`: DBOS would write the run down as ended, and nobody would take it over."""
+
+
 class Worker:
     """One process that runs requests of a queue, one at a time.
 
@@ -82,7 +86,10 @@ class Worker:
         self._heart.start()
 
     def stop(self, patience: float = 0.0) -> None:
-        """Take no more work, and wait for the run in hand for so many seconds; then others take it over at once."""
+        """Take no more work, and wait for the run in hand for so many seconds.
+
+        Then it ends at its next report of progress, and others take it over at once.
+        """
         from dbos import DBOS
 
         DBOS.destroy(destroy_registry=True, workflow_completion_timeout_sec=int(patience))
@@ -137,9 +144,10 @@ class Worker:
             try:
                 return act()
             except StoreError as error:
-                if not error.retryable or self._stopped.is_set():
+                if not error.retryable:
                     raise
-            time.sleep(pause)
+            if self._stopped.wait(pause):
+                raise _Stopping
             pause = min(10.0, 2 * pause)
 
     def _live(self) -> None:
@@ -156,6 +164,8 @@ class Worker:
         Raises:
             Superseded: the run is somebody else's now, or was stopped.
         """
+        if self._stopped.is_set():
+            raise _Stopping
         self._lasting(lambda: self._queue.progress(request_id, generation, self.name, stage, done, total))
 
 

@@ -43,7 +43,7 @@ def main(url: str, folder: Path, seconds: float) -> None:
     signal.signal(signal.SIGTERM, lambda *_: ended.set())
     print(worker.name, flush=True)
     ended.wait()
-    worker.stop(patience=5)
+    worker.stop(patience=3)
     queue.close()
 
 

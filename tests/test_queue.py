@@ -274,6 +274,21 @@ def test_a_worker_that_is_asked_to_end_leaves_its_run_to_others_at_once(queue: Q
     assert isinstance(queue.get(one.id).state, Finished)
 
 
+def test_a_run_too_long_to_wait_for_goes_on_with_another_worker(queue: Queue, url: str, tmp_path: Path) -> None:
+    one = request(1)
+    queue.submit(one)
+    with workers(url, tmp_path / "slow", count=0, seconds=15) as start:
+        first = start()
+        wait_for(lambda: isinstance(queue.get(one.id).state, Running))
+        first.send_signal(signal.SIGTERM)
+        assert first.wait(timeout=30) == 0
+    assert isinstance(queue.get(one.id).state, Running)
+    with workers(url, tmp_path / "quick"):
+        wait_for(lambda: isinstance(queue.get(one.id).state, Finished))
+    assert [event.what for event in queue.events(one.id)] == ["asked", "taken", "lost", "taken", "finished"]
+    assert not (tmp_path / "slow" / one.id).exists()
+
+
 def test_a_run_that_is_cancelled_stops(queue: Queue, url: str, tmp_path: Path) -> None:
     one, two = request(1), request(2)
     queue.submit(one)
