@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 sys.path.insert(0, str(Path(__file__).parent))
 
 import pytest
+from hub import LocalHub, clients
 from tiny import make_tiny_model
 
 from eco_eval.instrument import Instrument, load_instrument
@@ -54,6 +55,20 @@ def demo() -> Instrument:
 @pytest.fixture
 def store(tmp_path: Path) -> LocalStore:
     return LocalStore(tmp_path / "store")
+
+
+@pytest.fixture(scope="module")
+def hub() -> Iterator[LocalHub]:
+    """A Hub of this machine's own, for the real clients to talk to."""
+    with LocalHub() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def client(hub: LocalHub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Any]]:
+    """Calls a function of a test file where the clients use the hub."""
+    with clients(hub, tmp_path_factory.mktemp("home"), HF_DATASETS_DISABLE_PROGRESS_BARS="1") as call:
+        yield call
 
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")

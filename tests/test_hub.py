@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
@@ -16,7 +16,7 @@ from urllib.request import ProxyHandler, Request, build_opener
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hub import LocalHub, clients
+from hub import LocalHub
 
 Client = Callable[..., Any]
 
@@ -24,19 +24,6 @@ ROWS = [{"text": "El río", "grade": 1}, {"text": "La sierra", "grade": 2}]
 BIG = bytes(range(256)) * 64
 UNKNOWN = "0" * 40
 HTTP = build_opener(ProxyHandler({}))
-
-
-@pytest.fixture(scope="module")
-def hub() -> Iterator[LocalHub]:
-    with LocalHub() as hub:
-        yield hub
-
-
-@pytest.fixture(scope="module")
-def client(hub: LocalHub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
-    """Calls a function of this file where the clients use the hub."""
-    with clients(hub, tmp_path_factory.mktemp("home")) as call:
-        yield call
 
 
 def api(method: str, *values: Any, **named: Any) -> Any:

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hub import LocalHub, clients
+from hub import LocalHub
 
 from eco_eval import board
 from eco_eval.audit import audit
@@ -40,19 +40,6 @@ from eco_eval.ui.texts import Texts
 TOKEN = "hf_local"
 Client = Callable[..., Any]
 _names = itertools.count()
-
-
-@pytest.fixture(scope="module")
-def hub() -> Iterator[LocalHub]:
-    with LocalHub() as hub:
-        yield hub
-
-
-@pytest.fixture(scope="module")
-def client(hub: LocalHub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
-    """Calls a function of this file where the clients use the hub."""
-    with clients(hub, tmp_path_factory.mktemp("home"), HF_DATASETS_DISABLE_PROGRESS_BARS="1") as call:
-        yield call
 
 
 @pytest.fixture

@@ -11,14 +11,14 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 import yaml
-from hub import LocalHub, clients
+from hub import LocalHub
 
 from eco_eval.errors import DataError, EcoEvalError, InputError
 from eco_eval.instrument import DATA, Instrument, load_instrument, pin
@@ -43,19 +43,6 @@ class Ran(NamedTuple):
 
 
 Client = Callable[..., Any]
-
-
-@pytest.fixture(scope="module")
-def hub() -> Iterator[LocalHub]:
-    with LocalHub() as hub:
-        yield hub
-
-
-@pytest.fixture(scope="module")
-def client(hub: LocalHub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
-    """Calls a function of this file where the clients use the hub."""
-    with clients(hub, tmp_path_factory.mktemp("home"), HF_DATASETS_DISABLE_PROGRESS_BARS="1") as call:
-        yield call
 
 
 # --- what runs beside the hub

@@ -150,8 +150,7 @@ def test_the_gap_to_hidden_prompts_is_told_and_nothing_of_them_is_published(
     demo: Instrument, store: LocalStore, tmp_path: Path
 ) -> None:
     measure, private = hiding(demo), LocalStore(tmp_path / "private")
-    candidate = opened(answer=lambda c: f"Digo que {c[-1].content[:20]}")
-    engines = Engines(candidate, opened(label=worse_in_secret))
+    engines = Engines(opened(answer=lambda c: f"Digo que {c[-1].content[:20]}"), opened(label=worse_in_secret))
     result = evaluate(submit(MODEL, measure), measure, engines, store, private=private)
     gap = result.contamination.hidden_gap
     assert gap is not None
@@ -206,8 +205,7 @@ def test_the_gap_follows_the_judge_and_outlives_the_hidden_answers(
     demo: Instrument, store: LocalStore, tmp_path: Path
 ) -> None:
     measure, private = hiding(demo), LocalStore(tmp_path / "private")
-    candidate = opened(answer=lambda c: f"Digo que {c[-1].content[:20]}")
-    engines = Engines(candidate, opened(label=worse_in_secret))
+    engines = Engines(opened(answer=lambda c: f"Digo que {c[-1].content[:20]}"), opened(label=worse_in_secret))
     first = evaluate(submit(MODEL, measure), measure, engines, store, private=private)
     elsewhere = evaluate(
         submit(MODEL, measure),
