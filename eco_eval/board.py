@@ -141,21 +141,24 @@ def _equal_lengths(
     known = [np.flatnonzero(~np.isnan(row)) for row in points]
     own = [[names[j] for j in places] for places in known]
     compared = {names[j] for j in np.flatnonzero(read.sum(axis=0) > 1)}
-    if len(compared) < 2 or min(len(set(found)) for found in own) < 2:
+    if len(compared) < 2:
         return few
     model, prompt = np.nonzero(read)
     labels = [names[j] for j in prompt]
     slope = length_slope(points[read], logs[read], [str(j) for j in prompt], labels, [str(i) for i in model])
     if isinstance(slope, Withheld):
-        return (slope,) * len(grades)
+        return (Withheld(reason="same_length_models"),) * len(grades)
     reference = float(logs[read].mean())
     logs[~read] = reference
-    return tuple(
-        percent(length_controlled(points[i, places], logs[i, places], own[i], slope, reference))
-        if read[i].any()
-        else Withheld(reason="many_by_rule", detail="100 %")
-        for i, places in enumerate(known)
-    )
+    found: list[Estimate | Withheld] = []
+    for i, places in enumerate(known):
+        if not read[i].any():
+            found.append(Withheld(reason="many_by_rule", detail="100 %"))
+        elif len(set(own[i])) < 2:
+            found.append(Withheld(reason="few_answers"))
+        else:
+            found.append(percent(length_controlled(points[i, places], logs[i, places], own[i], slope, reference)))
+    return tuple(found)
 
 
 @lru_cache(maxsize=64)

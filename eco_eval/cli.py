@@ -179,10 +179,12 @@ def _add_compare(app: typer.Typer, settings: Settings, t: Texts) -> None:
 
 
 def _asked(result: "Result", settings: Settings) -> "dict[str, Prompt]":
-    """The prompts of the instrument a result is of, by id."""
-    from eco_eval.instrument import load_instrument
+    """The prompts of the instrument a result is of, by id; none where it is one's own, or its prompts were."""
+    from eco_eval.instrument import instrument_names, load_instrument
 
-    name = result.submission.instrument.partition(" ")[0]
+    name, _, changes = result.submission.instrument.partition(" ")
+    if name not in instrument_names() or "[prompts=" in changes:
+        return {}
     return {prompt.id: prompt for prompt in load_instrument(name, built=settings.prompts_dir).asked}
 
 

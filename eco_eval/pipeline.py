@@ -87,9 +87,8 @@ def evaluate(
         StageError: an engine or the store broke, or too few verdicts for a score. What was done is kept.
     """
     kept = _kept(store, submission.id)
-    asks_hidden = private is not None and _may_ask_hidden(submission, instrument)
-    whole = kept is not None and _is_whole(kept, store)
-    if kept is not None and whole and again is None and not (asks_hidden and not kept.contamination.hidden_gap):
+    whole = kept is not None and _is_whole(kept, store) and not _has_hidden_left(submission, instrument, private)
+    if kept is not None and whole and again is None:
         return kept
     clock = _Clock()
     answers, candidate = answer(submission, instrument, engines.candidate, store, progress)
@@ -99,8 +98,8 @@ def evaluate(
     in_use = _verdicts_in_use(store) if again == "judge" else None
     seats = []
     for place, (seat, engine) in enumerate(zip(instrument.seats, (engines.judge, *engines.panel), strict=True)):
-        before = kept.seats[place].judgements_path if kept is not None else ""
-        seats.append(_judge_seat(seat, engine, [*anchors, sheet], before, in_use, store, progress))
+        last = kept.seats[place].judgements_path if kept is not None else ""
+        seats.append(_judge_seat(seat, engine, [*anchors, sheet], last, in_use, store, progress))
     clock.lap("judge")
     known = origin or (kept.declared if kept is not None and submission.model.path is None else None)
     about = About(
@@ -111,7 +110,10 @@ def evaluate(
         hidden_gap=kept.contamination.hidden_gap if kept is not None and again != "judge" else None,
     )
     clock.lap("hidden")
-    made = RunContext(instrument, seats, engines.judges, is_cleared(instrument, store), clock.seconds)
+    # Of a stage whose work was kept, the seconds it took when it was done.
+    before = kept.provenance.seconds if kept is not None else {}
+    seconds = {stage: max(spent, before.get(stage, 0.0)) for stage, spent in clock.seconds.items()}
+    made = RunContext(instrument, seats, engines.judges, is_cleared(instrument, store), seconds)
     for number, anchor in enumerate(anchors):
         _keep_anchor(made, anchor, number, store)
     result = made.result(submission, sheet, len(anchors), candidate, about)
@@ -142,7 +144,8 @@ def _judge_seat(
     place = before if before.startswith(path.removesuffix("parquet")) else path
     if in_use is not None:
         place = _free_place(path, in_use)
-        store.delete(place)
+        if Table(store, place, Judgement).finished:  # else it was cut short, and goes on
+            store.delete(place)
     places = [*(judgements_path(anchor, seat) for anchor in sheets[:-1]), place]
     verdicts, judged_by = judge(sheets, places, seat, engine, store, progress)
     agreement = judge_agreement(sheets[:-1], verdicts)
@@ -180,6 +183,14 @@ def _sheet(submission: Submission, prompts: Sequence[Prompt], answers: Sequence[
     said = [[a.prompt_id, a.text, a.truncated, a.failure is None] for a in answers]
     key = digest([submission.answers_digest, said])
     return Sheet(model=submission.model.name, key=key, prompts=tuple(prompts), answers=tuple(answers))
+
+
+def _has_hidden_left(submission: Submission, instrument: Instrument, private: Store | None) -> bool:
+    """Whether hidden prompts came since, and were not answered yet."""
+    if private is None or not _may_ask_hidden(submission, instrument):
+        return False
+    twin = submit(submission.model, instrument.asking_hidden, submission.system_prompt)
+    return not private.list(answers_path(twin))
 
 
 def _as_hidden(progress: Progress, _: str, done: int, total: int) -> None:

@@ -96,7 +96,7 @@ class Cancelled(Record):
 
 
 class Withdrawn(Record):
-    """Whoever asked took it back: a result there may be is not shown."""
+    """Whoever asked took it back. A result that is kept stays where it is."""
 
     state: Literal["withdrawn"] = "withdrawn"
     by: str

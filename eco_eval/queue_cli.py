@@ -14,11 +14,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from eco_eval.commands import candidate_of, engine_name, print_json
+from eco_eval.errors import InputError
 from eco_eval.settings import Settings
 from eco_eval.ui.texts import Texts
 
 if TYPE_CHECKING:
     from eco_eval.queue import Entry, Queue
+
+ENGINES = ("transformers", "vllm")
+"""Engines a worker can run a request in: what an endpoint serves nobody can pin."""
 
 DRAIN = 60.0
 """Seconds a worker that is asked to end gives the run in hand, before others take it over."""
@@ -36,11 +40,17 @@ def add_service(app: typer.Typer, settings: Settings, t: Texts) -> None:
         priority: Annotated[int, typer.Option(min=1, max=100, help=t("queue.priority"))] = 50,
         as_json: Annotated[bool, json_option] = False,
     ) -> None:
-        from eco_eval.instrument import load_instrument
+        from eco_eval.instrument import instrument_names, load_instrument
         from eco_eval.pipeline import resolve_judges
         from eco_eval.pipeline import submit as submission_of
         from eco_eval.queue import Request
 
+        if engine not in ENGINES:
+            raise InputError("engine.unknown", name=engine, known=", ".join(ENGINES))
+        if instrument not in instrument_names():
+            raise InputError("queue.own_instrument", instrument=instrument, known=", ".join(instrument_names()))
+        if load_instrument(instrument, built=settings.prompts_dir).is_served:
+            raise InputError("queue.served_judge", instrument=instrument)
         candidate = candidate_of(model, engine, None, None)
         measure, _ = resolve_judges(load_instrument(instrument, built=settings.prompts_dir), settings)
         request = Request(

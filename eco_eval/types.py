@@ -232,6 +232,7 @@ class Withheld(Record):
         "same_length",
         "other_lengths",
         "few_models",
+        "same_length_models",
     ]
     detail: str = ""
 

@@ -86,7 +86,7 @@ def test_the_same_lengths_leave_scores_as_they_are(sample: Result) -> None:
     made = [result(sample, n, drawn(rng, q, np.full(count, 150), 0), words) for n, q in (("a", 0.3), ("b", 0.8))]
     for row in rows(build(made)).values():
         assert isinstance(row.equal_length, Withheld)
-        assert row.equal_length.reason == "same_length"
+        assert row.equal_length.reason == "same_length_models"
 
 
 def test_one_model_alone_has_no_score_at_equal_length(sample: Result) -> None:

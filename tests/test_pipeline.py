@@ -184,6 +184,25 @@ def test_judging_again_cut_short_before_its_result_leaves_the_old_result_with_it
     assert evaluate(submission, short, other, store, again="judge").score.eco.value == 0
 
 
+def test_judging_again_cut_short_goes_on_where_it_stopped(short: Instrument, store: LocalStore) -> None:
+    submission = submit(MODEL, short)
+    evaluate(submission, short, scripted(), store)
+    judged: list[str] = []
+
+    def label(conversation: Any, labels: Any) -> list[float]:
+        if len(judged) == 3:
+            judged.append("cut")
+            raise EngineError("vllm.died", retryable=True, model="j", reason="", log="")
+        judged.append(conversation[-1].content)
+        return [0, 0, 1]
+
+    engines = Engines(unopened, scripted(label=label).judge)
+    with pytest.raises(EngineError):
+        evaluate(submission, short, engines, store, again="judge")
+    assert evaluate(submission, short, engines, store, again="judge").score.eco.value == 0
+    assert len(judged) == 6 + 1
+
+
 def test_judging_again_with_a_judge_that_fails_loses_nothing(short: Instrument, store: LocalStore) -> None:
     submission = submit(MODEL, short)
     first = evaluate(submission, short, scripted(), store)

@@ -18,9 +18,12 @@ import pytest
 from conftest import require
 from database import BIN, Postgres, postgres
 
+from eco_eval.cli import build_app
 from eco_eval.errors import InputError, StoreError, Superseded, TooManyUngraded
 from eco_eval.queue import Failed, Finished, Pending, Queue, Quotas, Request, Running
+from eco_eval.settings import Settings
 from eco_eval.types import ModelRef, Submission
+from eco_eval.ui.texts import Texts
 
 WIDE = Quotas(per_user=10_000, per_owner=10_000)
 
@@ -314,3 +317,20 @@ def test_a_database_that_restarts_in_the_middle_loses_nothing(server: Postgres, 
         wait_for(lambda: is_over(queue), 90)
     check_ends(queue, tmp_path / "out", 30)
     queue.close()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "key"),
+    [
+        (["--engine", "endpoint"], "engine.unknown"),
+        (["--instrument", "mine.toml"], "queue.own_instrument"),
+    ],
+)
+def test_what_no_worker_could_run_is_refused_when_it_is_asked_for(
+    tmp_path: Path, tiny_model: Path, arguments: list[str], key: str
+) -> None:
+    app = build_app(Settings(data_dir=tmp_path, cache_dir=tmp_path / "cache"), Texts("es"))
+    with pytest.raises(InputError) as caught:
+        app(["submit", str(tiny_model), *arguments], standalone_mode=False)
+    assert caught.value.key == key
+    assert not (tmp_path / ".queue.sqlite").exists()
