@@ -26,6 +26,17 @@ class Settings(Record):
     cache_dir: trained demo models, built prompt sets, what was generated; safe to delete.
     private_dir: answers to hidden prompts, on this machine and never with what is published.
     queue_url: database of the queue, `sqlite:///path` or `postgresql://…`; a file in `data_dir` where it is not set.
+    hub_repo: Hub dataset, `owner/name`, that finished results are published in and the page reads; none is none.
+    hub_token: token that may write there; never passed to a child process that loads a model.
+    publish: `publishable` results only, or `all`, for a private board or a rehearsal.
+    mode: what `app.py` starts: the `page`, or the page and a worker (`gpu`).
+    in_hand: requests a worker has in hand at once, so that a judge is loaded once for all of them.
+    stage_timeout: seconds a model may take for one stage of one request.
+    stage_memory: gigabytes of main memory that a model and what serves it may take; nine tenths of the machine's by
+        default.
+    per_user, per_owner, queue_limit: requests pending or running at once, of one user, of one model owner, in all.
+    country: three letters (ISO 3166-1) of the country whose electricity it is, for CO₂.
+    log: `text` for people, `json` for programs: how services tell what they do.
     judge_key, candidate_key: API keys of endpoints; never shown, never passed to a child process.
     vllm_args: extra options for `vllm serve`, for instance `--tensor-parallel-size 2`.
     start_timeout: seconds a model server may take to start.
@@ -40,6 +51,18 @@ class Settings(Record):
     cache_dir: Path = Path(".cache/eco-eval")
     private_dir: Path = Path(".private/eco-eval")
     queue_url: str | None = Field(default=None, repr=False)
+    hub_repo: str | None = None
+    hub_token: str | None = Field(default=None, repr=False)
+    publish: Literal["publishable", "all"] = "publishable"
+    mode: Literal["page", "gpu"] = "page"
+    in_hand: int = Field(default=4, ge=1, le=64)
+    stage_timeout: float = Field(default=4 * 3600.0, gt=0)
+    stage_memory: float | None = Field(default=None, gt=0)
+    per_user: int = Field(default=5, ge=1)
+    per_owner: int = Field(default=20, ge=1)
+    queue_limit: int = Field(default=20_000, ge=1)
+    country: str | None = Field(default=None, pattern=r"^[A-Z]{3}$")
+    log: Literal["text", "json"] = "text"
     judge_key: str | None = Field(default=None, repr=False)
     candidate_key: str | None = Field(default=None, repr=False)
     vllm_args: tuple[str, ...] = ()
@@ -89,7 +112,7 @@ class Settings(Record):
 
 
 def _bad_value(name: str, value: str) -> InputError:
-    shown = "…" if name.endswith("_key") else value
+    shown = "…" if name.endswith(("_key", "_token")) else value
     return InputError("settings.bad_value", variable=PREFIX + name.upper(), value=shown)
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 
 class Record(BaseModel):
@@ -90,15 +90,22 @@ class Prompt(Record):
 class ModelRef(Record):
     """One exact set of weights, or the endpoint or script that stands for one.
 
-    `name` is what people call it; `revision` a 40-hex commit (Hub) or content hash (local folder); `path` where the
-    files are on this machine, kept out of every digest.
+    `name` is what people call it; `revision` a 40-hex commit (Hub) or content hash (local folder); `base` the model a
+    LoRA adapter goes on, None for a whole model; `path` where the files are on this machine, kept out of every digest.
     """
 
     name: str
     source: Literal["hub", "local", "endpoint", "anchor"]
     revision: str
     dtype: str = "auto"
+    base: ModelRef | None = None
     path: str | None = Field(default=None, exclude=True)
+
+    @model_serializer(mode="wrap")
+    def _without_no_base(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # A whole model is written, and so digested, as it was before there were adapters.
+        fields: dict[str, Any] = handler(self)
+        return {name: value for name, value in fields.items() if name != "base" or value is not None}
 
 
 class Decoding(Record):
@@ -305,16 +312,30 @@ class Submission(Record):
         return digest({**fields, "asked": self.asked_digest})[:16]
 
 
+class Energy(Record):
+    """What a stage of a run drew, as CodeCarbon reckons it (https://mlco2.github.io/codecarbon/methodology.html).
+
+    kwh: of the whole machine: processor, memory and graphics cards. measured: whether the processor's own counters were
+    read; otherwise its part is reckoned from its model. grams: of CO₂ equivalent, None where the country is not known.
+    """
+
+    kwh: float = Field(ge=0)
+    measured: bool
+    grams: float | None = Field(default=None, ge=0)
+
+
 class Provenance(Record):
     """What ran, for whoever wants to repeat it.
 
-    libraries: versions of those that reckon, where the score was made. audited: how many answers had people's grades
-    for it; audits: a digest of their points, empty where none had.
+    seconds: wall-clock time by stage; energy: likewise, where it was reckoned. libraries: versions of those that
+    reckon, where the score was made. audited: how many answers had people's grades for it; audits: a digest of their
+    points, empty where none had.
     """
 
     eco_eval: str
     candidate: EngineInfo | None
     seconds: dict[str, float]
+    energy: dict[str, Energy] = Field(default_factory=dict)
     finished_at: str
     libraries: dict[str, str] = Field(default_factory=dict)
     audited: int = 0
@@ -339,6 +360,23 @@ class Declared(Record):
     model_type: Name = ""
     datasets: Names = ()
     name_or_path: Name = ""
+
+
+class Weights(Record):
+    """What a candidate weighs and under which terms, read from its files before they were loaded.
+
+    kind: `chat` has a chat template, `base` none, `adapter` is a LoRA. parameters and bytes: of an adapter with its
+    base. quantisation: the method its configuration names, empty where it is not quantised. licence: as its card names
+    it.
+    """
+
+    kind: Literal["chat", "base", "adapter"]
+    architecture: str
+    parameters: int
+    bytes: int
+    dtype: str
+    quantisation: str = ""
+    licence: str = ""
 
 
 class Overlap(Record):
@@ -392,7 +430,8 @@ class Result(Record):
     `seats` has one entry a judge, as the instrument orders them; `consensus` is the ordinal α of their grades of these
     answers, None for one judge. `groups` has the number of each prompt's group in the order asked, −1 for controls;
     `words` how many words each answer has.
-    `declared` is what the model says of its origin, and `contamination` what speaks for its having seen the answers.
+    `weights` is what the model weighs, None where its files were never here; `declared` what it says of its origin,
+    and `contamination` what speaks for its having seen the answers.
     `attribution` names whom to credit beside this project wherever the prompts are shown.
     """
 
@@ -403,6 +442,7 @@ class Result(Record):
     consensus: Estimate | None = None
     groups: tuple[int, ...]
     words: tuple[int, ...]
+    weights: Weights | None = None
     declared: Declared = Field(default_factory=Declared)
     contamination: Contamination = Field(default_factory=Contamination)
     publishable: bool

@@ -26,6 +26,8 @@ def open_engine(
     dtype: str = "auto",
     url: str | None = None,
     key: str | None = None,
+    batch_size: int | None = None,
+    isolated: bool = False,
 ) -> Iterator[Engine]:
     """Start an engine, and always end it.
 
@@ -34,12 +36,14 @@ def open_engine(
         context: longest prompt plus completion, in tokens.
         dtype: numbers the weights are run in; `auto` for the checkpoint's own.
         url, key: base URL and API key of an endpoint.
+        batch_size: conversations at once; None is the engine's own choice.
+        isolated: in a child process with limits of time, memory and open files, and without secrets.
 
     Raises:
         InputError: the engine is not installed or an option is wrong.
         EngineError: it cannot start.
     """
-    engine = _build(kind, model, settings, context=context, dtype=dtype, url=url, key=key)
+    engine = _build(kind, model, settings, context=context, dtype=dtype, url=url, key=key, batch_size=batch_size)
     try:
         yield engine
     finally:
@@ -55,6 +59,7 @@ def _build(
     dtype: str,
     url: str | None,
     key: str | None,
+    batch_size: int | None,
 ) -> Engine:
     path = Path(model.path or model.name)
     if kind == "transformers":
