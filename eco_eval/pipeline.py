@@ -23,11 +23,12 @@ from eco_eval.finishing import About, Judged, RunContext
 from eco_eval.instrument import Instrument
 from eco_eval.judge_card import is_cleared
 from eco_eval.judging import Sheet, judge, judgements_path
-from eco_eval.opening import Engines, open_engines, resolve_judges
+from eco_eval.opening import Engines, open_engines
 from eco_eval.people import points_of
 from eco_eval.readings import Marked, marked
 from eco_eval.results import load_results, read_result, write_result
 from eco_eval.store import Store, Table
+from eco_eval.submitting import resolve_judges, submit
 from eco_eval.types import (
     Agreement,
     Answer,
@@ -150,17 +151,6 @@ def _judge_seat(
     verdicts, judged_by = judge(sheets, places, seat, engine, store, progress)
     agreement = judge_agreement(sheets[:-1], verdicts)
     return Judged(seat, verdicts, places, judged_by, agreement)
-
-
-def submit(model: ModelRef, instrument: Instrument, system_prompt: str | None = None) -> Submission:
-    """The submission of a model to an instrument."""
-    return Submission(
-        model=model,
-        system_prompt=system_prompt,
-        instrument=instrument.name + "".join(f" [{change}]" for change in instrument.altered),
-        asked_digest=instrument.asked_digest,
-        measured_digest=instrument.measured_digest,
-    )
 
 
 def anchor_submission(instrument: Instrument, sheet: Sheet) -> Submission:
