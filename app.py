@@ -1,7 +1,6 @@
-"""Serves the page. On a Space this file is started as it is."""
+"""Serves the page, with a worker beside it where `ECO_EVAL_MODE` is `gpu`. On a Space this file is started as it is."""
 
-from eco_eval.settings import Settings
-from eco_eval.ui.site import launch
+from eco_eval.hosting import main
 
 if __name__ == "__main__":
-    launch(Settings.from_env())
+    raise SystemExit(main())

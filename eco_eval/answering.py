@@ -37,16 +37,16 @@ def answer(
     Raises:
         EngineError: the candidate's engine cannot start or go on; what was answered is kept.
     """
-    table: Table[Answer] = Table(store, answers_path(submission), Answer)
-    # A server that refused once may not again; the model's own limits stay as they are.
-    table.drop(lambda answer: answer.failure is not None and answer.failure.cause == "rejected")
     ids = [prompt.id for prompt in instrument.asked]
-    done = {index for index, key in enumerate(ids) if key in table.records}
-    progress("answer", len(done), len(ids))
-    if len(done) < len(ids):
+    table = _table(submission, store)
+    progress("answer", len(table.records.keys() & ids), len(ids))
+    if not table.records.keys() >= set(ids):
         with engine() as candidate:
+            # While this run waited for the device, another may have had the same answers.
+            table = _table(submission, store)
             table.meta.setdefault("engine", candidate.info.model_dump_json())
             asked = conversations(instrument, submission.system_prompt)
+            done = {index for index, key in enumerate(ids) if key in table.records}
             try:
                 for index, outcome in candidate.complete(asked, instrument.answer.decoding, done):
                     table.add(_answer(instrument.asked[index], outcome))
@@ -56,6 +56,13 @@ def answer(
     answers = table.finish(ids)
     kept = table.meta.get("engine")
     return answers, EngineInfo.model_validate_json(kept) if kept else None
+
+
+def _table(submission: Submission, store: Store) -> Table[Answer]:
+    table: Table[Answer] = Table(store, answers_path(submission), Answer)
+    # A server that refused once may not again; the model's own limits stay as they are.
+    table.drop(lambda answer: answer.failure is not None and answer.failure.cause == "rejected")
+    return table
 
 
 def _answer(prompt: Prompt, outcome: Completion | Failure) -> Answer:

@@ -12,9 +12,20 @@ import typer
 
 from eco_eval import __version__
 from eco_eval.audits_cli import build_audits_app
-from eco_eval.commands import candidate_of, engine_name, local_store, print_json, private_store, run_app, stage_bars
+from eco_eval.commands import (
+    candidate_of,
+    engine_name,
+    local_store,
+    print_json,
+    private_store,
+    run_app,
+    stage_bars,
+    system_prompt_of,
+)
 from eco_eval.data_cli import build_data_app
+from eco_eval.deploy_cli import add_deploy
 from eco_eval.errors import InputError
+from eco_eval.publish_cli import add_publish
 from eco_eval.queue_cli import add_service
 from eco_eval.reproduce_cli import add_reproduce
 from eco_eval.settings import Settings
@@ -43,6 +54,8 @@ def build_app(settings: Settings, t: Texts) -> typer.Typer:
     _add_compare(app, settings, t)
     add_reproduce(app, settings, t)
     add_service(app, settings, t)
+    add_publish(app, settings, t)
+    add_deploy(app, settings, t)
     _add_reading(app, settings, t)
     _add_rest(app, settings, t)
     app.add_typer(build_data_app(settings, t), name="data")
@@ -69,7 +82,7 @@ def _add_evaluate(app: typer.Typer, settings: Settings, t: Texts) -> None:
         from eco_eval.pipeline import open_engines, submit
 
         # What is quick to refuse comes before a judge that may have to be downloaded.
-        guide = _system_prompt(system_prompt)
+        guide = system_prompt_of(system_prompt)
         candidate = candidate_of(model, engine, url, dtype)
         measure, judge_refs = _instrument(
             settings,
@@ -324,7 +337,7 @@ DEMO_MODELS = ("toy-base", "toy-best")
 
 
 def _demo(settings: Settings, t: Texts, as_json: bool) -> None:
-    from eco_eval.pipeline import evaluate, open_engines, submit
+    from eco_eval.pipeline import open_engines, submit
 
     measure, judge_refs = _instrument(settings, DEFAULT_INSTRUMENT)
     results = []
@@ -334,8 +347,7 @@ def _demo(settings: Settings, t: Texts, as_json: bool) -> None:
             raise InputError("demo.no_model", model=name, folder=folder)
         submission = submit(candidate_of(str(folder), "transformers", None, None), measure)
         engines = open_engines(submission, measure, judge_refs, settings)
-        with stage_bars(t, name) as progress:
-            results.append(evaluate(submission, measure, engines, local_store(settings), progress))
+        results.append(_evaluated(submission, measure, engines, settings, t))
     if as_json:
         print_json([result.model_dump(mode="json") for result in results])
         return
@@ -390,18 +402,6 @@ def _under(submission: "Submission", measure: "Instrument") -> "Submission":
     return submit(submission.model, measure, submission.system_prompt)
 
 
-def _system_prompt(file: Path | None) -> str | None:
-    if file is None:
-        return None
-    try:
-        text = file.read_text(encoding="utf-8-sig").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError("cli.bad_system_prompt", file=file) from error
-    if not text:
-        raise InputError("cli.bad_system_prompt", file=file)
-    return text
-
-
 def _finish(
     submission: "Submission",
     measure: "Instrument",
@@ -412,25 +412,40 @@ def _finish(
     again: "Stage | None" = None,
     origin: "Declared | None" = None,
 ) -> None:
-    from eco_eval.pipeline import evaluate
-
-    with stage_bars(t, submission.model.name) as progress:
-        result = evaluate(
-            submission,
-            measure,
-            engines,
-            local_store(settings),
-            progress,
-            again=again,
-            private=private_store(settings),
-            origin=origin,
-        )
+    result = _evaluated(submission, measure, engines, settings, t, again, origin)
     if as_json:
         print(result.model_dump_json(indent=1))
         return
     from eco_eval.ui.terminal import print_score
 
     print_score(result, t)
+
+
+def _evaluated(
+    submission: "Submission",
+    measure: "Instrument",
+    engines: "Engines",
+    settings: Settings,
+    t: Texts,
+    again: "Stage | None" = None,
+    origin: "Declared | None" = None,
+) -> "Result":
+    from eco_eval.energy import meter_of
+    from eco_eval.pipeline import evaluate
+
+    meter = meter_of(settings)
+    with stage_bars(t, submission.model.name) as progress:
+        return evaluate(
+            submission,
+            measure,
+            engines.counted(meter),
+            local_store(settings),
+            progress,
+            again=again,
+            private=private_store(settings),
+            origin=origin,
+            meter=meter,
+        )
 
 
 def _one_result(target: str, settings: Settings) -> "Result":

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -19,7 +20,7 @@ INTERRUPTED = 130
 
 EXTRA = {
     **dict.fromkeys(("ftfy", "plotly", "py3langid", "sklearn", "sentence_transformers"), "data"),
-    **dict.fromkeys(("dbos", "psycopg", "sqlalchemy"), "service"),
+    **dict.fromkeys(("dbos", "peft", "prometheus_client", "psycopg", "pythonjsonlogger", "sqlalchemy"), "service"),
 }
 """Libraries that not every command needs, and the extra each comes with."""
 
@@ -67,12 +68,37 @@ def candidate_of(model: str, engine: str, url: str | None, dtype: str | None) ->
         if not url:
             raise InputError("endpoint.no_url", option="--url")
         return ModelRef(name=model, source="endpoint", revision=digest(["endpoint", url.rstrip("/"), model])[:40])
-    ref = resolve(model)
+    return with_dtype(resolve(model), dtype)
+
+
+def with_dtype(ref: "ModelRef", dtype: str | None) -> "ModelRef":
+    """A model run in other numbers than its own, if any are named.
+
+    Raises:
+        InputError: there are none of that name.
+    """
     if dtype is None:
         return ref
     if dtype not in ("float32", "bfloat16", "float16"):
         raise InputError("cli.bad_dtype", value=dtype)
     return ref.model_copy(update={"dtype": dtype})
+
+
+def system_prompt_of(file: Path | None) -> str | None:
+    """The system prompt in a file; None where there is no file.
+
+    Raises:
+        InputError: it cannot be read, or is empty.
+    """
+    if file is None:
+        return None
+    try:
+        text = file.read_text(encoding="utf-8-sig").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError("cli.bad_system_prompt", file=file) from error
+    if not text:
+        raise InputError("cli.bad_system_prompt", file=file)
+    return text
 
 
 def engine_name(name: str) -> Any:

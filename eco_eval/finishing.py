@@ -21,6 +21,7 @@ from eco_eval.types import (
     Agreement,
     Contamination,
     Declared,
+    Energy,
     EngineInfo,
     Estimate,
     Judgement,
@@ -37,7 +38,26 @@ LIBRARIES = ("numpy", "scipy", "torch", "transformers")
 """Whose versions are recorded: they make the numbers that run in this process."""
 
 
-def provenance(candidate: EngineInfo | None, seconds: Mapping[str, float], audits: Mapping[str, float]) -> Provenance:
+@dataclass(frozen=True)
+class Spent:
+    """Seconds and energy of a run by stage."""
+
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    energy: Mapping[str, Energy] = field(default_factory=dict)
+
+    def or_before(self, kept: Provenance | None) -> Spent:
+        """Of a stage whose work was kept, what it took when it was done."""
+        if kept is None:
+            return self
+        longer = {stage for stage, spent in kept.seconds.items() if spent > self.seconds.get(stage, 0.0)}
+        energy = {stage: drawn for stage, drawn in self.energy.items() if stage not in longer}
+        return Spent(
+            {**self.seconds, **{stage: kept.seconds[stage] for stage in longer}},
+            {**energy, **{stage: kept.energy[stage] for stage in longer if stage in kept.energy}},
+        )
+
+
+def provenance(candidate: EngineInfo | None, spent: Spent, audits: Mapping[str, float]) -> Provenance:
     """What makes a score here and now.
 
     Args:
@@ -46,7 +66,8 @@ def provenance(candidate: EngineInfo | None, seconds: Mapping[str, float], audit
     return Provenance(
         eco_eval=__version__,
         candidate=candidate,
-        seconds=dict(seconds),
+        seconds=dict(spent.seconds),
+        energy=dict(spent.energy),
         finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
         libraries=dict(_installed()),
         audited=len(audits),
@@ -98,7 +119,7 @@ class RunContext:
     seats: Sequence[Judged]
     judges: Sequence[ModelRef]
     cleared: bool
-    seconds: Mapping[str, float]
+    spent: Spent
 
     @property
     def gold(self) -> GoldVerdicts | None:
@@ -135,7 +156,7 @@ class RunContext:
             is_anchor=is_anchor,
             attribution=self.instrument.attribution,
             answers_path=answers_path(subject),
-            provenance=provenance(candidate, self.seconds, about.audits),
+            provenance=provenance(candidate, self.spent, about.audits),
         )
 
     def _kinship(self, place: int, subject: Submission, about: About) -> str | None:

@@ -75,19 +75,26 @@ def judge(
     Raises:
         EngineError: the judge's engine cannot start or go on; the verdicts so far are kept.
     """
-    tables: list[Table[Any]] = [Table(store, place, Judgement) for place in places]
-    for table in tables:
-        table.drop(lambda verdict: isinstance(verdict, Ungraded) and verdict.cause != "no_answer")
-    total = sum(len(sheet.answers) for sheet in sheets)
+
+    def opened() -> list[Table[Any]]:
+        found: list[Table[Any]] = [Table(store, place, Judgement) for place in places]
+        for table in found:
+            table.drop(lambda verdict: isinstance(verdict, Ungraded) and verdict.cause != "no_answer")
+        return found
+
+    def pending() -> list[int]:
+        return [i for i, sheet in enumerate(sheets) if len(tables[i].records) < len(sheet.answers)]
 
     def report() -> None:
-        progress("judge", sum(len(table.records) for table in tables), total)
+        progress("judge", sum(len(table.records) for table in tables), sum(len(sheet.answers) for sheet in sheets))
 
+    tables = opened()
     report()
-    pending = [i for i, sheet in enumerate(sheets) if len(tables[i].records) < len(sheet.answers)]
-    if pending:
+    if pending():
         with engine() as judge_engine:
-            for i in pending:
+            # While this run waited for the judge, another may have had the same sheets judged.
+            tables = opened()
+            for i in pending():
                 table = tables[i]
                 table.meta.setdefault("engine", judge_engine.info.model_dump_json())
                 analyses = f"{places[i].removesuffix('.parquet')}.analyses"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 
-from eco_eval.engines import EngineName, OpenEngine, open_engine
+from eco_eval.energy import Meter
+from eco_eval.engines import Engine, EngineName, OpenEngine, open_engine
 from eco_eval.instrument import Instrument
 from eco_eval.settings import Settings
 from eco_eval.types import ModelRef, Submission
@@ -25,6 +27,11 @@ class Engines:
     panel: tuple[OpenEngine, ...] = ()
     judges: tuple[ModelRef, ...] = ()
 
+    def counted(self, meter: Meter) -> Engines:
+        """The same, what they take counted by a meter."""
+        judge, *panel = (meter.around("judge", opener) for opener in (self.judge, *self.panel))
+        return replace(self, candidate=meter.around("answer", self.candidate), judge=judge, panel=tuple(panel))
+
 
 def open_engines(
     submission: Submission,
@@ -35,8 +42,17 @@ def open_engines(
     engine: EngineName = "transformers",
     url: str | None = None,
     judge_url: str | None = None,
+    batch_size: int | None = None,
+    isolated: bool = False,
 ) -> Engines:
-    """How to open the engines of a submission on this machine; nothing starts yet."""
+    """How to open the engines of a submission on this machine; nothing starts yet.
+
+    Args:
+        engine: the candidate's; `url` its base URL where that is an endpoint.
+        judge_url: base URL of judges that are served.
+        batch_size: conversations at once; None is the engine's own choice.
+        isolated: each in a child process with limits, as for strangers' weights.
+    """
     first, *others = [
         partial(
             open_engine,
@@ -47,6 +63,8 @@ def open_engines(
             dtype=seat.judge.dtype,
             url=judge_url,
             key=settings.judge_key,
+            batch_size=batch_size,
+            isolated=isolated,
         )
         for seat, ref in zip(instrument.seats, judge_refs, strict=True)
     ]
@@ -60,8 +78,25 @@ def open_engines(
             dtype=submission.model.dtype,
             url=url,
             key=settings.candidate_key,
+            batch_size=batch_size,
+            isolated=isolated,
         ),
         judge=first,
         panel=tuple(others),
         judges=tuple(judge_refs),
     )
+
+
+@contextmanager
+def shared(opener: OpenEngine) -> Iterator[OpenEngine]:
+    """An engine that is opened at its first use inside, once for all of them, and ends with the block."""
+    with ExitStack() as stack:
+        opened: list[Engine] = []
+
+        @contextmanager
+        def use() -> Iterator[Engine]:
+            if not opened:
+                opened.append(stack.enter_context(opener()))
+            yield opened[0]
+
+        yield use

@@ -8,8 +8,8 @@ the worker, the demo and the tests.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
 
@@ -17,13 +17,14 @@ from eco_eval import scoring
 from eco_eval.anchors import anchor_sheets
 from eco_eval.answering import answer, answers_path
 from eco_eval.candidates import declared
+from eco_eval.energy import Meter
 from eco_eval.engines import OpenEngine
 from eco_eval.errors import StoreError, TooManyUngraded
-from eco_eval.finishing import About, Judged, RunContext
+from eco_eval.finishing import About, Judged, RunContext, Spent
 from eco_eval.instrument import Instrument
 from eco_eval.judge_card import is_cleared
 from eco_eval.judging import Sheet, judge, judgements_path
-from eco_eval.opening import Engines, open_engines
+from eco_eval.opening import Engines, open_engines, shared
 from eco_eval.people import points_of
 from eco_eval.readings import Marked, marked
 from eco_eval.results import load_results, read_result, write_result
@@ -68,6 +69,7 @@ def evaluate(
     again: Stage | None = None,
     private: Store | None = None,
     origin: Declared | None = None,
+    meter: Meter | None = None,
 ) -> Result:
     """Score one model, resuming whatever an earlier run left; with nothing left to do, no model is loaded.
 
@@ -82,6 +84,7 @@ def evaluate(
         private: a store of this machine for the answers to the instrument's hidden prompts; without one they are not
             asked.
         origin: what the model declares of itself, where its files are not here to be read.
+        meter: counts what these engines take already, such as their energy; without one, seconds are counted here.
 
     Raises:
         InputError: something a person can fix.
@@ -91,30 +94,31 @@ def evaluate(
     whole = kept is not None and _is_whole(kept, store) and not _has_hidden_left(submission, instrument, private)
     if kept is not None and whole and again is None:
         return kept
-    clock = _Clock()
-    answers, candidate = answer(submission, instrument, engines.candidate, store, progress)
-    clock.lap("answer")
+    if meter is None:
+        engines = engines.counted(meter := Meter())
+    with shared(engines.candidate) as candidate_engine:
+        answers, candidate = answer(submission, instrument, candidate_engine, store, progress)
+        hidden = _answer_hidden(submission, instrument, candidate_engine, private, progress, again)
     anchors = anchor_sheets(instrument)
     sheet = _sheet(submission, instrument.asked, answers)
     in_use = _verdicts_in_use(store) if again == "judge" else None
     seats = []
     for place, (seat, engine) in enumerate(zip(instrument.seats, (engines.judge, *engines.panel), strict=True)):
         last = kept.seats[place].judgements_path if kept is not None else ""
-        seats.append(_judge_seat(seat, engine, [*anchors, sheet], last, in_use, store, progress))
-    clock.lap("judge")
+        with shared(engine) as judge_engine:
+            seats.append(_judge_seat(seat, judge_engine, [*anchors, sheet], last, in_use, store, progress))
+            if hidden is not None:
+                hidden.judge(seat, judge_engine, progress, afresh=again == "judge")
     known = origin or (kept.declared if kept is not None and submission.model.path is None else None)
     about = About(
         declared=known or declared(submission.model),
-        hidden=_ask_hidden(submission, instrument, engines, private, progress, again),
+        hidden=hidden.marked() if hidden is not None else (),
         audits=points_of(store, submission, answers),
         # Where they cannot be asked, what was found where they could be still holds, unless the verdicts changed.
         hidden_gap=kept.contamination.hidden_gap if kept is not None and again != "judge" else None,
     )
-    clock.lap("hidden")
-    # Of a stage whose work was kept, the seconds it took when it was done.
-    before = kept.provenance.seconds if kept is not None else {}
-    seconds = {stage: max(spent, before.get(stage, 0.0)) for stage, spent in clock.seconds.items()}
-    made = RunContext(instrument, seats, engines.judges, is_cleared(instrument, store), seconds)
+    spent = Spent(meter.seconds, meter.energy).or_before(kept.provenance if kept is not None else None)
+    made = RunContext(instrument, seats, engines.judges, is_cleared(instrument, store), spent)
     for number, anchor in enumerate(anchors):
         _keep_anchor(made, anchor, number, store)
     result = made.result(submission, sheet, len(anchors), candidate, about)
@@ -191,34 +195,46 @@ def _may_ask_hidden(submission: Submission, instrument: Instrument) -> bool:
     return bool(instrument.hidden) and submission.model.source != "endpoint" and not instrument.is_served
 
 
-def _ask_hidden(
+@dataclass(frozen=True)
+class _Hidden:
+    """A candidate's answers to the hidden prompts, and their verdicts, a judge at a time."""
+
+    sheet: Sheet
+    private: Store
+    verdicts: list[list[Judgement]] = field(default_factory=list)
+
+    def judge(self, seat: Instrument, engine: OpenEngine, progress: Progress, *, afresh: bool) -> None:
+        """Put the answers before one more judge; `afresh` also where its verdicts are kept."""
+        place = judgements_path(self.sheet, seat)
+        if afresh:
+            self.private.delete(place)
+        found, _ = judge([self.sheet], [place], seat, engine, self.private, partial(_as_hidden, progress))
+        self.verdicts.append(found[0])
+
+    def marked(self) -> tuple[Marked, ...]:
+        return tuple(marked(self.sheet.prompts, self.sheet.answers, self.verdicts))
+
+
+def _answer_hidden(
     submission: Submission,
     instrument: Instrument,
-    engines: Engines,
+    engine: OpenEngine,
     private: Store | None,
     progress: Progress,
     again: Stage | None,
-) -> tuple[Marked, ...]:
-    """The candidate's answers to the hidden prompts with their verdicts, where they can be asked.
+) -> _Hidden | None:
+    """The candidate's answers to the hidden prompts, where they can be asked.
 
     Never at an endpoint: whoever operates it would have them.
     """
     if private is None or not _may_ask_hidden(submission, instrument):
-        return ()
-    asks, shown = instrument.asking_hidden, partial(_as_hidden, progress)
+        return None
+    asks = instrument.asking_hidden
     twin = submit(submission.model, asks, submission.system_prompt)
     if again is not None and not private.list(answers_path(twin)):
-        return ()  # only later stages are made again, and these were never answered here
-    answers, _ = answer(twin, asks, engines.candidate, private, shown)
-    sheet = _sheet(twin, asks.asked, answers)
-    verdicts = []
-    for seat, engine in zip(asks.seats, (engines.judge, *engines.panel), strict=True):
-        place = judgements_path(sheet, seat)
-        if again == "judge":
-            private.delete(place)
-        found, _ = judge([sheet], [place], seat, engine, private, shown)
-        verdicts.append(found[0])
-    return tuple(marked(sheet.prompts, sheet.answers, verdicts))
+        return None  # only later stages are made again, and these were never answered here
+    answers, _ = answer(twin, asks, engine, private, partial(_as_hidden, progress))
+    return _Hidden(_sheet(twin, asks.asked, answers), private)
 
 
 def _keep_anchor(made: RunContext, sheet: Sheet, number: int, store: Store) -> None:
@@ -256,7 +272,7 @@ def _is_whole(result: Result, store: Store) -> bool:
 
 def _verdicts_in_use(store: Store) -> frozenset[str]:
     """Every table of verdicts that a result names. Results under other instruments can share one."""
-    return frozenset(seat.judgements_path for result in load_results(store)[0] for seat in result.seats)
+    return frozenset(seat.judgements_path for result in load_results(store, withdrawn=True)[0] for seat in result.seats)
 
 
 def _free_place(path: str, in_use: frozenset[str]) -> str:
@@ -264,16 +280,3 @@ def _free_place(path: str, in_use: frozenset[str]) -> str:
     stem = path.removesuffix(".parquet")
     places = (path, *(f"{stem}.again-{number}.parquet" for number in range(1, len(in_use) + 2)))
     return next(place for place in places if place not in in_use)
-
-
-class _Clock:
-    """Wall-clock seconds of each stage."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._last = time.monotonic()
-
-    def lap(self, stage: str) -> None:
-        now = time.monotonic()
-        self.seconds[stage] = round(now - self._last, 3)
-        self._last = now

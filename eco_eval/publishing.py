@@ -205,7 +205,12 @@ def dataset_card(repo: str, owed: Iterable[str], languages: Sequence[str] = ("es
     """
     from huggingface_hub import DatasetCardData
 
-    files = {"results": "index.parquet", "answers": "answers/**/*.parquet", "judgements": "judgements/**/*.parquet"}
+    files = {
+        "results": "index.parquet",
+        "answers": "answers/**/*.parquet",
+        "judgements": "judgements/**/*.parquet",
+        "requests": "requests/*.jsonl",
+    }
     data = DatasetCardData(
         license="cc-by-4.0",
         language=list(languages),

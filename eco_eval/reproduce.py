@@ -19,7 +19,7 @@ from eco_eval.corrections import ROLES, GoldVerdicts
 from eco_eval.engines import Engine, EngineName, OpenEngine
 from eco_eval.engines.scripted import ScriptedEngine
 from eco_eval.errors import InputError
-from eco_eval.finishing import provenance
+from eco_eval.finishing import Spent, provenance
 from eco_eval.instrument import Instrument, JudgeSpec, PanelSpec, load_instrument
 from eco_eval.judging import Sheet, judgements_path
 from eco_eval.people import FOLDER, points_of
@@ -333,7 +333,7 @@ def _score_again(source: Source, measure: Instrument, sheet: Sheet | None) -> tu
     audits = points_of(source.store(FOLDER), source.result.submission, answers)
     limit = measure.score.max_ungraded
     score = scoring.score(prompts, answers, verdicts, limit, _gold(source, measure), audits)
-    return score, provenance(None, {}, audits)
+    return score, provenance(None, Spent(), audits)
 
 
 def _gold(source: Source, measure: Instrument) -> GoldVerdicts | None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from datetime import UTC, datetime
 from typing import NamedTuple
 
 from eco_eval.errors import InputError, StoreError
 from eco_eval.store import Store, Table, parse_record, read_record
+from eco_eval.store.index import RESULTS, WITHDRAWN, shown_results
 from eco_eval.types import Answer, Judgement, Result
 
 
@@ -18,7 +21,7 @@ class Reading(NamedTuple):
 
 def result_path(result_id: str) -> str:
     """Where a result is kept."""
-    return f"results/{result_id}.json"
+    return f"{RESULTS}{result_id}.json"
 
 
 def read_result(store: Store, result_id: str) -> Result | None:
@@ -35,10 +38,34 @@ def write_result(result: Result, store: Store) -> None:
     store.write(result_path(result.id), (result.model_dump_json(indent=1) + "\n").encode())
 
 
-def load_results(store: Store) -> tuple[list[Result], list[str]]:
-    """Every readable result of a store, and the paths of those that are not, so that none vanishes silently."""
+def withdraw_result(store: Store, result_id: str, by: str) -> None:
+    """Take a result off the board. It stays where it is, for whoever has its id, and can be put back.
+
+    Args:
+        by: who took it back.
+
+    Raises:
+        StoreError: the store cannot be written.
+    """
+    said = {"result": result_id, "by": by, "at": datetime.now(UTC).isoformat(timespec="seconds")}
+    store.write(f"{WITHDRAWN}{result_id}.json", (json.dumps(said, ensure_ascii=False) + "\n").encode())
+
+
+def restore_result(store: Store, result_id: str) -> None:
+    """Put a withdrawn result back on the board; nothing happens to one that was not withdrawn."""
+    path = f"{WITHDRAWN}{result_id}.json"
+    if store.list(path):
+        store.delete(path)
+
+
+def load_results(store: Store, *, withdrawn: bool = False) -> tuple[list[Result], list[str]]:
+    """Every readable result of a store, and the paths of those that are not, so that none vanishes silently.
+
+    Args:
+        withdrawn: also those that were taken off the board.
+    """
     results, broken = [], []
-    for path in store.list("results/"):
+    for path in store.list(RESULTS) if withdrawn else shown_results(store):
         found = store.read(path)
         if found is None:
             continue

@@ -42,6 +42,9 @@ class Grade(StrEnum):
 
 GRADES: tuple[Grade, ...] = (Grade.GOOD, Grade.REGULAR, Grade.BAD)
 
+EngineName = Literal["transformers", "vllm", "endpoint"]
+"""What runs a model: see `eco_eval.engines`."""
+
 Role = Literal["system", "user", "assistant"]
 Kind = Literal["question", "advice", "plan", "opinion", "creative", "rewrite", "dialogue"]
 IssueCode = Literal["PWM", "CCEU", "NRMB", "WA", "SC"]

@@ -6,23 +6,40 @@ same worker or another, goes on where the last one stopped, and there is nothing
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import threading
 import time
 import uuid
 from collections.abc import Callable
-from typing import Any, TypeVar
+from functools import partial
+from typing import NamedTuple, TypeVar
 
 from eco_eval.errors import EcoEvalError, StageError, StoreError, Superseded
-from eco_eval.queue import QUEUE, VERSION, WORKFLOW, Queue, Request
+from eco_eval.queue import QUEUE, VERSION, WORKFLOW, Queue, Request, WorkerAbout
 from eco_eval.types import Progress
 
 T = TypeVar("T")
 
-Evaluate = Callable[[Request, Progress], str]
-"""Evaluates a request and keeps its result; returns the result's id. Told to report progress, which may raise
-`Superseded`: then it drops what it does."""
+log = logging.getLogger(__name__)
+
+
+class Ran(NamedTuple):
+    """A run that came to its result, and whether that was published; None where there is nowhere to publish."""
+
+    result: str
+    published: bool | None = None
+
+
+Evaluate = Callable[[Request, Progress, int], Ran]
+"""`run(request, progress, squeezed)` evaluates a request and keeps its result. `progress` may raise `Superseded` or
+something that ends this worker: then it drops what it does. `squeezed` counts how often it ran out of memory before."""
+
+OUT_OF_MEMORY = ("engine.out_of_memory", "engine.memory_limit")
+
+MOST_SQUEEZED = 2
+"""How often a run is tried again with smaller batches after it ran out of memory."""
 
 RETRIES = 4
 """How often a stage that broke for a passing cause is tried again."""
@@ -36,20 +53,32 @@ class _Stopping(BaseException):
 
 
 class Worker:
-    """One process that runs requests of a queue, one at a time.
+    """One process that runs requests of a queue.
 
     Args:
+        at_once: requests in hand at a time.
+        about: what this machine is and takes, for whoever submits.
         silent: seconds after which a worker that is not heard of counts as dead. Heartbeats come five times as often.
         polling: seconds between two looks for work.
         pause: seconds before the first new try of a stage that broke for a passing cause.
     """
 
     def __init__(
-        self, queue: Queue, run: Evaluate, *, silent: float = 60.0, polling: float = 1.0, pause: float = 1.0
+        self,
+        queue: Queue,
+        run: Evaluate,
+        *,
+        at_once: int = 1,
+        about: WorkerAbout | None = None,
+        silent: float = 60.0,
+        polling: float = 1.0,
+        pause: float = 1.0,
     ) -> None:
         self.name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self._queue = queue
         self._run = run
+        self._at_once = at_once
+        self._about = about
         self._silent = silent
         self._polling = polling
         self._pause = pause
@@ -64,7 +93,7 @@ class Worker:
         """
         from dbos import DBOS
 
-        self._queue.beat(self.name)
+        self._queue.beat(self.name, self._about)
         # A name of its own for every start: what an earlier process left is noticed by its silence, here as elsewhere.
         DBOS(
             config={
@@ -82,13 +111,13 @@ class Worker:
         DBOS.workflow(name=WORKFLOW)(handle)
         DBOS.listen_queues([QUEUE])
         DBOS.launch()
-        DBOS.register_queue(QUEUE, worker_concurrency=1, polling_interval_sec=self._polling)
+        DBOS.register_queue(QUEUE, worker_concurrency=self._at_once, polling_interval_sec=self._polling)
         self._heart.start()
 
     def stop(self, patience: float = 0.0) -> None:
-        """Take no more work, and wait for the run in hand for so many seconds.
+        """Take no more work, and wait for the runs in hand for so many seconds.
 
-        Then it ends at its next report of progress, and others take it over at once.
+        Then they end at their next report of progress, and others take them over at once.
         """
         from dbos import DBOS
 
@@ -107,35 +136,48 @@ class Worker:
     def _finish(self, request: Request, generation: int) -> None:
         """Run it to an end that is written down: a result, or a failure with its reason."""
         report = _Report(self, request.id, generation)
+        log.info("taken", extra={"request": request.id, "model": request.submission.model.name, "worker": self.name})
         try:
-            result = self._tried(request, report)
+            ran = self._tried(request, generation, report)
         except Superseded:
+            log.info("dropped", extra={"request": request.id, "stage": report.stage})
             raise
         except EcoEvalError as error:
             self._fail(request, generation, report, error)
         # A bug in a run must not leave a request running for ever: nobody would look.
         except Exception as error:
-            self._fail(
-                request, generation, report, StageError("queue.internal", reason=f"{type(error).__name__}: {error}")
-            )
+            reason = f"{type(error).__name__}: {error}"
+            self._fail(request, generation, report, StageError("queue.internal", reason=reason))
             raise
         else:
-            self._lasting(lambda: self._queue.finish(request.id, generation, result))
+            report.end()
+            self._lasting(lambda: self._queue.finish(request.id, generation, ran.result, published=ran.published))
+            log.info("finished", extra={"request": request.id, "published": ran.published})
 
     def _fail(self, request: Request, generation: int, report: _Report, error: EcoEvalError) -> None:
+        report.end()
         self._lasting(lambda: self._queue.fail(request.id, generation, report.stage, error))
+        log.warning("failed", extra={"request": request.id, "stage": report.stage, "cause": error.key})
 
-    def _tried(self, request: Request, report: _Report) -> str:
-        """The result's id, after as many tries as passing causes deserve."""
-        for attempt in range(RETRIES):
+    def _tried(self, request: Request, generation: int, report: _Report) -> Ran:
+        """What it comes to, after as many tries as its causes deserve."""
+        tries = squeezed = 0
+        while True:
             try:
-                return self._run(request, report)
-            except StageError as error:
-                if not error.retryable:
-                    raise
-                report("wait", attempt + 1, RETRIES)
-                self._stopped.wait(min(LONGEST_PAUSE, self._pause * 2**attempt))
-        return self._run(request, report)
+                return self._run(request, report, squeezed)
+            except StageError as caught:
+                error = caught
+            if error.key in OUT_OF_MEMORY and squeezed < MOST_SQUEEZED:
+                squeezed += 1
+            elif error.key not in OUT_OF_MEMORY and error.retryable and tries < RETRIES:
+                tries += 1
+            else:
+                raise error
+            self._lasting(partial(self._queue.again, request.id, generation, report.stage, error))
+            log.warning("again", extra={"request": request.id, "stage": report.stage, "cause": error.key})
+            if error.key not in OUT_OF_MEMORY:
+                report("wait", tries, RETRIES)
+                self._stopped.wait(min(LONGEST_PAUSE, self._pause * 2 ** (tries - 1)))
 
     def _lasting(self, act: Callable[[], T]) -> T:
         """Do something in the database, however long it is away."""
@@ -153,7 +195,7 @@ class Worker:
     def _live(self) -> None:
         while not self._stopped.wait(self._silent / 5):
             try:
-                self._queue.beat(self.name)
+                self._queue.beat(self.name, self._about)
                 self._queue.take_over(self._silent)
             except StoreError:
                 continue  # the database is away; the next beat tells
@@ -168,51 +210,32 @@ class Worker:
             raise _Stopping
         self._lasting(lambda: self._queue.progress(request_id, generation, self.name, stage, done, total))
 
+    def took(self, request_id: str, generation: int, stage: str, seconds: float) -> None:
+        """Note how long a stage of a run took."""
+        self._lasting(lambda: self._queue.stage(request_id, generation, stage, seconds))
+
 
 class _Report:
-    """Progress of one run, told at most once a second and at every change of stage."""
+    """Progress of one run, told at most once a second and at every change of stage, and how long each stage took."""
 
     def __init__(self, worker: Worker, request_id: str, generation: int) -> None:
         self.stage = "check"
         self._worker = worker
         self._request_id = request_id
         self._generation = generation
-        self._told = 0.0
+        self._told = self._began = time.monotonic()
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         now = time.monotonic()
         if stage == self.stage and done < total and now - self._told < 1:
             return
+        if stage != self.stage:
+            self.end()
         self.stage, self._told = stage, now
         self._worker.progress(self._request_id, self._generation, stage, done, total)
 
-
-def runner(settings: Any) -> Evaluate:
-    """Evaluates requests on this machine, keeping everything in the settings' store.
-
-    The candidate's weights are resolved anew from what the request pins, so a request cannot name other weights, or a
-    path, than those it was checked with.
-    """
-    from eco_eval.candidates import resolve
-    from eco_eval.instrument import load_instrument
-    from eco_eval.pipeline import evaluate, open_engines, resolve_judges
-    from eco_eval.store import LocalStore
-
-    def run(request: Request, progress: Progress) -> str:
-        submission = request.submission
-        progress("check", 0, 1)
-        measure, judges = resolve_judges(
-            load_instrument(submission.instrument, built=settings.prompts_dir), settings, None
-        )
-        pinned = submission.model
-        found = resolve(f"{pinned.name}@{pinned.revision}" if pinned.source == "hub" else request.folder or pinned.name)
-        if found.revision != pinned.revision:
-            raise StageError("queue.other_weights", model=pinned.name, found=found.revision, pinned=pinned.revision)
-        same = submission.model_copy(update={"model": pinned.model_copy(update={"path": found.path})})
-        if (measure.asked_digest, measure.measured_digest) != (submission.asked_digest, submission.measured_digest):
-            raise StageError("queue.other_instrument", instrument=submission.instrument)
-        engines = open_engines(same, measure, judges, settings, engine=request.engine)
-        store, private = LocalStore(settings.data_dir), LocalStore(settings.private_dir)
-        return evaluate(same, measure, engines, store, progress, private=private).id
-
-    return run
+    def end(self) -> None:
+        """The stage has ended."""
+        now = time.monotonic()
+        self._worker.took(self._request_id, self._generation, self.stage, now - self._began)
+        self._began = now

@@ -1,7 +1,8 @@
 """A local stand-in for the Hugging Face Hub, over real HTTP, for its real clients.
 
 Models, datasets and spaces with their history, in memory, for one user with one token. LFS but not Xet, `main` but no
-other branch or tag, pull requests that only stay open, and every page of a list at once.
+other branch or tag, pull requests that only stay open, and every page of a list at once. Spaces have their hardware,
+variables, secrets and volumes but are not built; buckets hold nothing.
 """
 
 from __future__ import annotations
@@ -62,6 +63,11 @@ class Repository:
     gated: bool = False
     scanned: bool = True
     issues: dict[str, str] = field(default_factory=dict)
+    sdk: str | None = None
+    hardware: str = "cpu-basic"
+    variables: dict[str, str] = field(default_factory=dict)
+    secrets: dict[str, str] = field(default_factory=dict)
+    volumes: list[Json] = field(default_factory=list)
 
     @property
     def path(self) -> str:
@@ -105,6 +111,9 @@ class LocalHub:
         down: when set, everything is answered 503.
         moving: when set, no commit's parent is the newest one any more: as if others never stopped committing.
         lfs_above: files of more bytes are kept by LFS.
+        role: what the token may do, in the Hub's word.
+        owners: whose repositories the token may make and change; None is everybody's.
+        unpaid: hardware that the Hub wants to be paid for first.
     """
 
     def __init__(self, *, user: str = "owner", token: str = "hf_local", lfs_above: int = 4096) -> None:
@@ -115,10 +124,14 @@ class LocalHub:
         self.requests: list[str] = []
         self.down = False
         self.moving = False
+        self.role = "write"
+        self.owners: set[str] | None = None
+        self.unpaid: set[str] = set()
         self._port = 0
         self._lock = threading.Lock()
         self._repositories: dict[tuple[str, str], Repository] = {}
         self._blobs: dict[str, bytes] = {}
+        self._buckets: dict[str, bool] = {}
 
     def __enter__(self) -> Self:
         self.start()
@@ -183,6 +196,10 @@ class LocalHub:
         """The titles of the commits on `main`, oldest first."""
         return [str(commit.about["title"]) for commit in self._repositories[repo_type, repo_id].commits]
 
+    def space(self, repo_id: str) -> Repository:
+        """A Space with what it runs on."""
+        return self._repositories["space", repo_id]
+
     def mark(
         self, repo_id: str, *, gated: bool = False, scanned: bool = True, issues: dict[str, str] | None = None
     ) -> None:
@@ -212,6 +229,12 @@ class LocalHub:
             ("GET", api + "/discussions", self._discussions),
             ("POST", api + "/branch/{branch:path}", self._branch),
             ("PUT", "/lfs/{oid}", self._lfs_put),
+            ("GET", api + "/runtime", self._runtime),
+            ("POST", api + "/hardware", self._hardware),
+            ("GET POST DELETE", api + "/variables", self._variables),
+            ("GET POST", api + "/secrets", self._secrets),
+            ("PUT", api + "/volumes", self._volumes),
+            ("GET POST", "/api/buckets/{owner}/{name}", self._bucket),
         ]
         for prefix in ("/{owner}/{name}", "/{kind}/{owner}/{name}"):
             routes.append(("POST", prefix + ".git/info/lfs/objects/batch", self._lfs_batch))
@@ -248,7 +271,12 @@ class LocalHub:
             raise Refusal(404 if self._known(request) else 401, "Repository not found", "RepoNotFound")
         if write:
             self._require_token(request)
+            self._require_owner(names["owner"])
         return repository
+
+    def _require_owner(self, owner: str) -> None:
+        if self.owners is not None and owner not in self.owners:
+            raise Refusal(403, f"You don't have the rights to write under the namespace {owner}")
 
     def _is_lfs(self, path: str, size: int) -> bool:
         return size > self.lfs_above or (size > 0 and path.endswith(LFS_SUFFIXES))
@@ -273,7 +301,7 @@ class LocalHub:
 
     async def _whoami(self, request: Request) -> Json:
         self._require_token(request)
-        token = {"displayName": "local", "role": "write"}
+        token = {"displayName": "local", "role": self.role}
         return {"type": "user", "name": self.user, "orgs": [], "auth": {"type": "access_token", "accessToken": token}}
 
     async def _validate_yaml(self, asked: Json) -> Response:
@@ -284,13 +312,21 @@ class LocalHub:
 
     def _new(self, asked: Json) -> Repository:
         repo_id = f"{asked.get('organization') or self.user}/{asked['name']}"
-        return Repository(repo_id, asked.get("type") or "model", asked.get("visibility") == "private")
+        made = Repository(repo_id, asked.get("type") or "model", asked.get("visibility") == "private")
+        made.sdk, made.hardware = asked.get("sdk"), asked.get("hardware") or "cpu-basic"
+        return made
 
     async def _create(self, request: Request, asked: Json) -> Response:
         self._require_token(request)
         new = self._new(asked)
+        self._require_owner(new.repo_id.partition("/")[0])
+        if new.repo_type == "space":
+            self._require_payment(new.hardware)
+            if new.sdk is None:
+                raise Refusal(400, "A Space needs an SDK")
         attributes = "".join(f"*{suffix} filter=lfs diff=lfs merge=lfs -text\n" for suffix in LFS_SUFFIXES)
-        new.commit({".gitattributes": attributes.encode()}, "initial commit")
+        card = {"README.md": f"---\ntitle: Space\nsdk: {new.sdk}\n---\n".encode()} if new.repo_type == "space" else {}
+        new.commit({".gitattributes": attributes.encode()} | card, "initial commit")
         with self._lock:
             made = self._repositories.setdefault((new.repo_type, new.repo_id), new) is new
         return JSONResponse({"name": new.repo_id, "url": f"{self.url}/{new.path}"}, 200 if made else 409)
@@ -308,6 +344,7 @@ class LocalHub:
         return {
             "id": repository.repo_id,
             "private": repository.private,
+            **({"sdk": repository.sdk} if repository.sdk else {}),
             "gated": "manual" if repository.gated else False,
             **({"securityRepoStatus": _status(repository)} if "securityStatus" in request.query_params else {}),
             "sha": commit.revision,
@@ -437,6 +474,59 @@ class LocalHub:
     async def _branch(self, request: Request, branch: str) -> None:
         self._find(request, write=True)
         raise Refusal(409, "Reference already exists") if branch == "main" else Refusal(400, "There is only main")
+
+    def _require_payment(self, hardware: str) -> None:
+        if hardware in self.unpaid:
+            raise Refusal(402, f"Payment required for {hardware}")
+
+    async def _runtime(self, request: Request) -> Json:
+        space = self._find(request)
+        on = {"current": None, "requested": space.hardware}
+        return {"stage": "BUILDING", "hardware": on, "gcTimeout": None, "storage": None, "volumes": space.volumes}
+
+    async def _hardware(self, request: Request, asked: Json) -> Json:
+        space = self._find(request, write=True)
+        self._require_payment(asked["flavor"])
+        space.hardware = asked["flavor"]
+        return await self._runtime(request)
+
+    async def _variables(self, request: Request) -> Json:
+        space = self._find(request, write=request.method != "GET")
+        if request.method != "GET":
+            asked = await request.json()
+            if asked["key"] in space.secrets:
+                raise Refusal(400, f"There is a secret named {asked['key']}")
+            if request.method == "POST":
+                space.variables[asked["key"]] = asked["value"]
+            else:
+                del space.variables[asked["key"]]
+        return {key: {"value": value} for key, value in space.variables.items()}
+
+    async def _secrets(self, request: Request) -> Json:
+        self._require_token(request)
+        space = self._find(request, write=request.method != "GET")
+        if request.method == "POST":
+            asked = await request.json()
+            if asked["key"] in space.variables:
+                raise Refusal(400, f"There is a variable named {asked['key']}")
+            space.secrets[asked["key"]] = asked["value"]
+        return {key: {"updatedAt": "2026-01-01T00:00:00.000Z"} for key in space.secrets}
+
+    async def _volumes(self, request: Request, asked: Json) -> None:
+        self._find(request, write=True).volumes = asked["volumes"]
+
+    async def _bucket(self, request: Request, owner: str, name: str) -> Response:
+        self._require_token(request)
+        bucket = f"{owner}/{name}"
+        if request.method == "POST":
+            self._require_owner(owner)
+            made = bucket not in self._buckets
+            self._buckets.setdefault(bucket, (await request.json()).get("visibility") == "private")
+            return JSONResponse({"url": f"{self.url}/buckets/{bucket}"}, 200 if made else 409)
+        if bucket not in self._buckets:
+            raise Refusal(404, "Bucket not found", "RepoNotFound")
+        about = {"id": bucket, "private": self._buckets[bucket], "createdAt": "2026-01-01T00:00:00.000Z"}
+        return JSONResponse(about | {"size": 0, "totalFiles": 0})
 
 
 _numbers = itertools.count()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,8 +13,18 @@ from hypothesis import strategies as st
 from tiny import make_tiny_model
 from transformers import AutoTokenizer
 
-from eco_eval.engines.chat import opens_reasoning, read_completion, render
-from eco_eval.types import Message
+from eco_eval.engines import chat
+from eco_eval.engines.chat import (
+    load_tokenizer,
+    loading,
+    opens_reasoning,
+    read_completion,
+    render,
+    render_or_failure,
+    tokenizer_folder,
+)
+from eco_eval.errors import EngineError, InputError
+from eco_eval.types import Failure, Message
 
 PLAIN = st.text(alphabet=st.characters(blacklist_characters="<[", blacklist_categories=("Cs",)))
 
@@ -80,3 +93,91 @@ def test_a_template_without_system_role_gets_it_in_the_first_message(plain_token
     system, user = Message(role="system", content="Sé breve."), Message(role="user", content="¿Y el lobo?")
     assert render(plain_tokenizer, (system, user)) == "[user] Sé breve.\n\n¿Y el lobo?"
     plain_tokenizer.chat_template = None
+
+
+SAID = (Message(role="user", content="¿Y el lobo?"),)
+ENDLESS = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+BRANCHING = "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(60) }}"
+
+
+@pytest.mark.parametrize("template", [ENDLESS, BRANCHING, "{% for m in messages %}" + ENDLESS + "{% endfor %}"])
+def test_a_template_that_never_ends_fails_on_its_conversation_in_any_thread(
+    plain_tokenizer: Any, monkeypatch: pytest.MonkeyPatch, template: str
+) -> None:
+    monkeypatch.setattr(chat, "RENDER_SECONDS", 0.3)
+    monkeypatch.setattr(plain_tokenizer, "chat_template", template)
+    expected = Failure(cause="template", detail="TimeoutError: not done within 0.3 s")
+    assert render_or_failure(plain_tokenizer, SAID) == expected
+    with ThreadPoolExecutor(3) as pool:
+        assert list(pool.map(lambda _: render_or_failure(plain_tokenizer, SAID), range(3))) == [expected] * 3
+    monkeypatch.setattr(plain_tokenizer, "chat_template", "{{ messages[0].content }}")
+    assert render_or_failure(plain_tokenizer, SAID) == "¿Y el lobo?"
+
+
+def test_a_template_that_writes_without_end_fails_on_its_conversation(
+    plain_tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chat, "MAX_RENDERED", 1000)
+    monkeypatch.setattr(plain_tokenizer, "chat_template", "{{ 'x' * 1001 }}")
+    assert render_or_failure(plain_tokenizer, SAID) == Failure(cause="template", detail="1001 > 1000 characters")
+    monkeypatch.setattr(plain_tokenizer, "chat_template", "{{ 'x' * 1000 }}")
+    assert render_or_failure(plain_tokenizer, SAID) == "x" * 1000
+
+
+def test_a_template_that_only_fails_on_certain_words_fails_on_those(plain_tokenizer: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr(chat, "RENDER_SECONDS", 0.3)
+    sly = "{% if 'lobo' in messages[0].content %}" + ENDLESS + "{% endif %}{{ messages[0].content }}"
+    monkeypatch.setattr(plain_tokenizer, "chat_template", sly)
+    found = [
+        render_or_failure(plain_tokenizer, (Message(role="user", content=text),)) for text in ("el lobo", "el mar")
+    ]
+    assert found == [Failure(cause="template", detail="TimeoutError: not done within 0.3 s"), "el mar"]
+
+
+class TestTokenizerOfAnAdapter:
+    """Its own where it brings one; a template alone takes the place of the model's."""
+
+    def test_without_one_it_is_the_model_s(self, tiny_model: Path, tmp_path: Path) -> None:
+        assert tokenizer_folder(tiny_model, tmp_path) == tokenizer_folder(tiny_model) == tiny_model
+        assert render(load_tokenizer(tiny_model, tmp_path), SAID) == render(load_tokenizer(tiny_model), SAID)
+
+    @pytest.mark.parametrize(
+        ("file", "content"),
+        [
+            ("chat_template.jinja", "<{{ messages[0].content }}>"),
+            ("tokenizer_config.json", json.dumps({"chat_template": "<{{ messages[0].content }}>"})),
+            (
+                "tokenizer_config.json",
+                json.dumps({"chat_template": [{"name": "default", "template": "<{{ messages[0].content }}>"}]}),
+            ),
+        ],
+    )
+    def test_a_template_alone_wins(self, tiny_model: Path, tmp_path: Path, file: str, content: str) -> None:
+        (tmp_path / file).write_text(content)
+        assert render(load_tokenizer(tiny_model, tmp_path), SAID) == "<¿Y el lobo?>"
+
+    def test_a_configuration_without_template_leaves_the_model_s(self, tiny_model: Path, tmp_path: Path) -> None:
+        (tmp_path / "tokenizer_config.json").write_text('{"padding_side": "left"}')
+        assert render(load_tokenizer(tiny_model, tmp_path), SAID) == render(load_tokenizer(tiny_model), SAID)
+
+    def test_its_own_tokenizer_wins_whole(self, tiny_model: Path, tmp_path: Path) -> None:
+        own = AutoTokenizer.from_pretrained(tiny_model)
+        own.add_special_tokens({"eos_token": "<|fin|>"})
+        own.chat_template = "{{ messages[0].content }}{{ eos_token }}"
+        own.save_pretrained(tmp_path)
+        found = load_tokenizer(tiny_model, tmp_path)
+        assert tokenizer_folder(tiny_model, tmp_path) == tmp_path
+        assert (render(found, SAID), found.eos_token) == ("¿Y el lobo?<|fin|>", "<|fin|>")
+
+
+def test_a_folder_that_does_not_load_is_one_error_and_memory_another(tmp_path: Path) -> None:
+    for raised, key, retryable in (
+        (ValueError("first\nsecond"), "engine.load_failed", False),
+        (MemoryError(), "engine.out_of_memory", True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "engine.out_of_memory", True),
+    ):
+        with pytest.raises(EngineError) as caught, loading("mine"):
+            raise raised
+        assert (caught.value.key, caught.value.retryable, caught.value.values["model"]) == (key, retryable, "mine")
+    with pytest.raises(InputError, match=r"data\.extra_missing"), loading("mine"):
+        raise InputError("data.extra_missing", library="peft", extra="service")

@@ -21,9 +21,10 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.numpy import save
 
-from eco_eval.candidates import Intake, Limits, check_template, fetch, inspect, resolve
+from eco_eval.candidates import Intake, Limits, check_template, fetch, inspect, resolve, weights_of
 from eco_eval.candidates.weights import Tensor, read_tensors
 from eco_eval.errors import EcoEvalError, SubmissionRejected
+from eco_eval.types import ModelRef, Weights
 from eco_eval.ui.texts import Texts
 
 CONFIG: dict[str, Any] = {
@@ -137,6 +138,50 @@ class TestWhatIsKnown:
         loaded = AutoModelForCausalLM.from_pretrained(tiny_model)
         assert found.parameters == sum(p.numel() for p in loaded.parameters())
         assert found.kind == "chat"
+
+    def test_the_method_of_quantisation_is_the_one_its_configuration_names(self, model: Path) -> None:
+        assert inspect(str(model)).quantisation == ""
+        for said, method in (({"quant_method": "gptq", "bits": 4}, "gptq"), ({"bits": 4}, ""), (None, "")):
+            assert inspect(str(changed(model, "config.json", quantization_config=said))).quantisation == method
+        for bad in ("x" * 31, "a b", "-x", "\u202egptq", 7, ["gptq"]):
+            error = refusal(changed(model, "config.json", quantization_config={"quant_method": bad}))
+            assert (error.key, error.values["field"]) == ("model.bad_config_field", "quantization_config")
+        assert refusal(changed(model, "config.json", quantization_config="gptq")).key == "model.bad_config_field"
+
+    def test_what_it_weighs_is_known_before_and_after(self, model: Path) -> None:
+        changed(model, "config.json", quantization_config={"quant_method": "awq"})
+        expected = Weights(
+            kind="chat",
+            architecture="Qwen2ForCausalLM",
+            parameters=120,
+            bytes=len(WEIGHTS),
+            dtype="bfloat16",
+            quantisation="awq",
+            licence="apache-2.0",
+        )
+        found = inspect(str(model))
+        assert found.weights == weights_of(fetch(found)) == expected
+        (model / "chat_template.jinja").unlink()
+        assert weights_of(found.ref) == inspect(str(model)).weights == expected.model_copy(update={"kind": "base"})
+
+    def test_what_has_no_files_here_has_no_weight(self, model: Path) -> None:
+        for source in ("anchor", "endpoint"):
+            assert weights_of(ModelRef(name="x", source=source, revision="")) is None
+        assert weights_of(inspect(str(model)).ref.model_copy(update={"path": None})) is None
+
+    def test_what_it_weighs_is_read_without_hashing_or_rendering(self, model: Path) -> None:
+        """A sparse file of 20 GB would take minutes to hash, and this template never ends."""
+        size = 5_000_000_000
+        head = header(w=of("F32", (size,), (0, 4 * size)))
+        (model / "model.safetensors").write_bytes(head)
+        with (model / "model.safetensors").open("r+b") as handle:
+            handle.truncate(len(head) + 4 * size)
+        (model / "chat_template.jinja").write_text(ENDLESS)
+        start = time.perf_counter()
+        found = weights_of(ModelRef(name="big", source="local", revision="0", path=str(model)))
+        assert found is not None
+        assert (found.parameters, found.bytes, found.kind) == (size, len(head) + 4 * size, "chat")
+        assert time.perf_counter() - start < 1
 
     def test_what_does_not_fit_here_is_refused_with_both_figures(self, model: Path) -> None:
         assert refusal(model, Limits(max_bytes=100)).key == "model.too_large"
@@ -579,10 +624,31 @@ class TestAdapters:
         assert found.base is not None
         assert found.base == inspect(str(model))
         assert (found.architecture, found.dtype) == (found.base.architecture, found.base.dtype)
-        assert fetch(found).revision == found.revision
+        ref = resolve(str(adapter))
+        assert ref == fetch(found) == found.ref
+        assert (ref.name, ref.revision, ref.path) == ("lora", found.revision, str(adapter))
+        assert ref.base == resolve(str(model))
+        assert ref.base.path == str(model)
+
+    def test_an_adapter_weighs_what_it_does_with_its_base(self, adapter: Path, model: Path) -> None:
+        changed(model, "config.json", quantization_config={"quant_method": "gptq"})
+        write(adapter, {"README.md": b"---\nlicense: mit\n---\n"})
+        found, base = inspect(str(adapter)), inspect(str(model)).weights
+        extra = {"kind": "adapter", "parameters": 128, "bytes": len(WEIGHTS) + len(LORA_WEIGHTS), "licence": "mit"}
+        assert found.weights == weights_of(found.ref) == base.model_copy(update=extra)
+        assert found.quantisation == "gptq"
+
+    def test_a_local_base_is_the_one_that_was_asked_for_or_it_is_refused(self, adapter: Path, model: Path) -> None:
+        pinned = inspect(str(model)).revision
+        assert resolve(str(adapter), base_revision=pinned).base == resolve(str(model))
+        (model / "README.md").write_text("another")
         with pytest.raises(SubmissionRejected) as caught:
-            resolve(str(adapter))
-        assert caught.value.key == "model.is_adapter"
+            resolve(str(adapter), base_revision=pinned)
+        assert caught.value.key == "model.other_base"
+        assert caught.value.values["found"] == inspect(str(model)).revision
+        with pytest.raises(SubmissionRejected) as caught:
+            inspect(str(model), base_revision=pinned)
+        assert caught.value.key == "model.other_base"
 
     def test_a_real_adapter_passes(self, tmp_path: Path, tiny_model: Path) -> None:
         from peft import LoraConfig, get_peft_model
@@ -605,6 +671,7 @@ class TestAdapters:
             ({"layer_replication": [[0, 2]] * 10_000}, "adapter_field"),
             ({"corda_config": {"covariance_file": "/x.pt"}}, "adapter_field"),
             ({"init_lora_weights": "pissa"}, "adapter_field"),
+            ({"use_dora": True}, "adapter_field"),
             ({"target_modules": "(a+)+$"}, "adapter_field"),
             ({"target_modules": ["(a+)+$"]}, "adapter_field"),
             ({"target_modules": [7]}, "adapter_field"),
@@ -670,6 +737,21 @@ def inspected(name: str, limits: dict[str, Any] | None = None, *, then_fetch: bo
         return fetch(found).path if then_fetch else found.model_dump(mode="json")
     except EcoEvalError as error:
         return error.key, error.values
+
+
+def resolved(name: str, base_revision: str | None = None) -> Any:
+    """What resolving makes of a name: the reference as JSON with the folders, its weight, or a key."""
+    try:
+        ref = resolve(name, base_revision=base_revision)
+    except EcoEvalError as error:
+        return error.key
+    weights = weights_of(ref)
+    return {
+        "ref": ref.model_dump(mode="json"),
+        "paths": [ref.path, ref.base.path if ref.base is not None else None],
+        "weights": weights.model_dump() if weights is not None else None,
+        "inspected": inspect(name, base_revision=base_revision).weights.model_dump(),
+    }
 
 
 def fetched_as(name: str, change: dict[str, Any]) -> str:
@@ -778,6 +860,50 @@ class TestHub:
         assert call(inspected, "owner/lora", then_fetch=True).endswith(
             str(Intake.model_validate(call(inspected, "owner/lora")).revision)
         )
+
+    def test_an_adapter_is_fetched_with_its_base(self, hub: LocalHub, call: Any) -> None:
+        found = call(resolved, "owner/lora")
+        base = found["ref"]["base"]
+        assert (found["ref"]["name"], base["name"], base["dtype"]) == ("owner/lora", "owner/fine", "bfloat16")
+        assert [Path(path).name for path in found["paths"]] == [found["ref"]["revision"], base["revision"]]
+        folders = [{file.name for file in Path(path).iterdir()} for path in found["paths"]]
+        assert folders == [set(_adapter_of("owner/fine")), set(MODEL)]
+        assert found["weights"] == found["inspected"]
+        assert (found["weights"]["kind"], found["weights"]["parameters"]) == ("adapter", 128)
+
+    def test_a_run_gets_the_base_that_was_pinned_when_it_was_asked_for(self, hub: LocalHub, call: Any) -> None:
+        old = hub.add("owner/base", "model", MODEL)
+        adapter = hub.add("owner/on-base", "model", _adapter_of("owner/base"))
+        asked = Intake.model_validate(call(inspected, "owner/on-base"))
+        assert asked.base is not None
+        assert asked.base.revision == old
+        larger = {**TENSORS, "model.layers.0.v": np.ones((1000, 4), np.float32)}
+        new = hub.add("owner/base", "model", {"model.safetensors": save(larger)})
+        moved, pinned = call(resolved, "owner/on-base"), call(resolved, f"owner/on-base@{adapter}", old)
+        assert [found["ref"]["base"]["revision"] for found in (moved, pinned)] == [new, old]
+        assert [found["weights"]["parameters"] for found in (moved, pinned)] == [4128, 128]
+        assert pinned["ref"] == asked.ref.model_dump(mode="json")
+        assert call(resolved, "owner/on-base", "f" * 40) == "model.not_on_hub"
+        assert call(resolved, "owner/fine", old) == "model.other_base"
+
+    def test_the_base_asked_for_wins_over_the_one_the_adapter_says_now(self, hub: LocalHub, call: Any) -> None:
+        old = hub.add("owner/two", "model", MODEL)
+        new = hub.add("owner/two", "model", {"README.md": b"new"})
+        hub.add("owner/on-two", "model", _adapter_of("owner/two", revision=new))
+        assert call(resolved, "owner/on-two")["ref"]["base"]["revision"] == new
+        assert call(resolved, "owner/on-two", old)["ref"]["base"]["revision"] == old
+
+    def test_another_architecture_is_refused_before_its_weights_are_downloaded(self, hub: LocalHub, call: Any) -> None:
+        hub.add("owner/odd", "model", {**MODEL, "config.json": json.dumps({**CONFIG, "architectures": ["X"]}).encode()})
+        hub.requests.clear()
+        limits = {"architectures": ["Qwen2ForCausalLM"]}
+        key, values = call(inspected, "owner/odd", limits)
+        assert (key, values["architecture"]) == ("model.other_architecture", "X")
+        # The header, by a range; a download would begin with HEAD.
+        assert [line.split()[0] for line in hub.requests if line.endswith("model.safetensors")] == ["GET"]
+        assert call(inspected, "owner/lora", limits)["architecture"] == "Qwen2ForCausalLM"
+        hub.add("owner/on-odd", "model", _adapter_of("owner/odd"))
+        assert call(inspected, "owner/on-odd", limits)[0] == "model.other_architecture"
 
     def test_a_base_of_remote_code_or_of_this_machine_is_refused(self, hub: LocalHub, call: Any, model: Path) -> None:
         hub.add("owner/remote", "model", {**MODEL, "modeling_evil.py": b""})

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tiny import make_tiny_model
+from tiny_adapter import make_tiny_adapter
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from eco_eval.engines.chat import encode, render
 from eco_eval.engines.transformers import TransformersEngine
-from eco_eval.errors import EngineError
+from eco_eval.errors import EngineError, InputError
 from eco_eval.types import Completion, Conversation, Decoding, Failure, LabelScores, Message
 
 RUBRIC = "Eres jurado. " + "La respuesta es buena, regular o mala según cómo hable de los animales. " * 12
@@ -230,3 +236,153 @@ def test_labels_where_one_begins_another_are_refused(engine: TransformersEngine)
     with pytest.raises(EngineError) as caught:
         list(engine.score_labels(judge_like(), ("buena", "buena de verdad")))
     assert caught.value.key == "engine.bad_labels"
+
+
+# --- adapters
+
+
+@pytest.fixture(scope="module")
+def adapter(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny_adapter(tmp_path_factory.mktemp("adapters") / "lora", tiny_model)
+
+
+def with_peft(base: Path, adapter: Path) -> tuple[Any, Any]:
+    """PEFT's own way to put an adapter on a model, merged into it."""
+    from peft import PeftModel
+
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), adapter)
+    return model.merge_and_unload().eval(), AutoTokenizer.from_pretrained(base)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"rank_pattern": {"q_proj": 8}, "alpha_pattern": {"v_proj": 3}, "use_rslora": True},
+        {"modules_to_save": ["lm_head"]},
+        {"lora_bias": True, "target_modules": ["q_proj", "v_proj"]},
+        {"trainable_token_indices": [40, 41]},
+        {"target_modules": ["embed_tokens", "q_proj"]},
+    ],
+    ids=["plain", "patterns", "modules_to_save", "lora_bias", "tokens", "embeddings"],
+)
+def test_an_adapter_answers_as_it_does_merged_into_its_base(
+    tiny_model: Path, tmp_path: Path, engine: TransformersEngine, options: dict[str, Any]
+) -> None:
+    folder = make_tiny_adapter(tmp_path / "lora", tiny_model, **options)
+    found = TransformersEngine(tiny_model, "lora", dtype="float32", batch_size=4, adapter=folder)
+    answers = completions(found, judge_like())
+    merged = with_peft(tiny_model, folder)
+    assert [answers[i].text for i in range(len(TEXTS))] == [greedy_alone(*merged, c) for c in judge_like()]
+    base = completions(engine, judge_like())
+    assert all(answers[i] != base[i] for i in base)
+    scores = dict(found.score_labels(judge_like(), ("buena", "mala")))
+    for i, conversation in enumerate(judge_like()):
+        alone = [label_alone(*merged, conversation, label) for label in ("buena", "mala")]
+        total = sum(math.exp(a) for a in alone)
+        assert scores[i].probabilities == pytest.approx([math.exp(a) / total for a in alone], rel=1e-3)
+
+
+def test_an_adapter_runs_in_its_base_s_type_of_numbers(tiny_model: Path, adapter: Path) -> None:
+    found = TransformersEngine(tiny_model, "lora", dtype="bfloat16", adapter=adapter)
+    assert {p.dtype for p in found._model.parameters()} == {torch.bfloat16}
+    assert (found.info.model, found.info.dtype) == ("lora", "bfloat16")
+
+
+def test_the_template_of_an_adapter_is_what_it_is_asked_in(tiny_model: Path, adapter: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(adapter, tmp_path / "own"))
+    (folder / "chat_template.jinja").write_text("{% for m in messages %}{{ m.content }}|{% endfor %}")
+    own = TransformersEngine(tiny_model, "own", dtype="float32", adapter=folder)
+    assert render(own._tokenizer, judge_like()[0]) == f"{RUBRIC}|{TEXTS[0]}|"
+
+
+@pytest.mark.parametrize("wrong", ["dora", "layers", "left out", "other base", "pickle"])
+def test_an_adapter_that_would_not_go_on_whole_is_refused(tiny_model: Path, tmp_path: Path, wrong: str) -> None:
+    folder = make_tiny_adapter(tmp_path / "lora", tiny_model, use_dora=wrong == "dora")
+    file = folder / "adapter_model.safetensors"
+    tensors = load_file(file)
+    if wrong == "layers":
+        save_file({name.replace("layers.1", "layers.7"): tensor for name, tensor in tensors.items()}, file)
+    if wrong == "left out":
+        save_file({name: tensor for name, tensor in tensors.items() if "layers.1" not in name}, file)
+    if wrong == "other base":
+        save_file({name: torch.zeros(tensor.shape[0], 3) for name, tensor in tensors.items()}, file)
+    if wrong == "pickle":
+        torch.save(tensors, folder / "adapter_model.bin")
+        file.unlink()
+    with pytest.raises(EngineError) as caught:
+        TransformersEngine(tiny_model, "lora", dtype="float32", adapter=folder)
+    expected = "engine.load_failed" if wrong == "other base" else "engine.bad_adapter"
+    assert (caught.value.key, caught.value.values["model"]) == (expected, "lora")
+
+
+def test_without_the_library_for_adapters_it_says_which_to_install(
+    tiny_model: Path, adapter: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name == "peft" else there(name, *more))
+    with pytest.raises(InputError) as caught:
+        TransformersEngine(tiny_model, "lora", adapter=adapter)
+    assert (caught.value.key, caught.value.values["library"]) == ("data.extra_missing", "peft")
+
+
+# --- memory and time
+
+SHORT_OF_MEMORY = """
+import resource, sys
+from pathlib import Path
+import torch
+from eco_eval.engines.transformers import TransformersEngine
+from eco_eval.errors import EngineError
+from eco_eval.types import Decoding, Message
+
+def leave(megabytes):
+    size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (size + megabytes * 1_000_000,) * 2)
+
+where, folder = sys.argv[1], Path(sys.argv[2])
+try:
+    if where == "loading":
+        from transformers import AutoModelForCausalLM, Qwen2ForCausalLM  # before there is too little for the code
+        leave(40)
+        TransformersEngine(folder, "big", dtype="float32")
+    else:
+        engine = TransformersEngine(folder, "big", dtype="float32", batch_size=64)
+        asked = [(Message(role="user", content="agua " * 900),)] * 64
+        leave(40)
+        list(engine.score_labels(asked, ("buena", "mala")))
+except EngineError as error:
+    print(error.key, error.retryable, error.values["model"], error.__cause__)
+"""
+
+
+@pytest.mark.parametrize("where", ["loading", "running"])
+def test_memory_that_runs_out_is_said_as_such(tiny_model: Path, tmp_path: Path, where: str) -> None:
+    folder = tiny_model
+    if where == "loading":
+        from transformers import Qwen2Config, Qwen2ForCausalLM
+
+        folder = make_tiny_model(tmp_path / "wide")
+        config = Qwen2Config.from_pretrained(folder)
+        config.hidden_size, config.intermediate_size = 512, 40_000
+        Qwen2ForCausalLM(config).save_pretrained(folder)
+    done = subprocess.run([sys.executable, "-c", SHORT_OF_MEMORY, where, str(folder)], capture_output=True, text=True)
+    assert done.stdout.startswith("engine.out_of_memory True big"), done.stdout + done.stderr
+
+
+def test_without_a_batch_size_of_its_own_the_engine_takes_sixteen(tiny_model: Path) -> None:
+    sizes = []
+    engine = TransformersEngine(tiny_model, "tiny", dtype="float32")
+    engine._model.register_forward_pre_hook(lambda _m, _a, kw: sizes.append(len(kw["input_ids"])), with_kwargs=True)
+    assert len(list(engine.score_labels([(Message(role="user", content="¿Y el río?"),)] * 20, ("a", "e")))) == 20
+    assert sizes == [16, 4]
+
+
+def test_a_template_that_only_refuses_the_probe_costs_the_sharing_and_nothing_else(tiny_model: Path) -> None:
+    engine = TransformersEngine(tiny_model, "tiny", dtype="float32")
+    plain = completions(engine, judge_like())
+    refuse = "{% if messages[-1].content == '¶' %}{{ raise_exception('no') }}{% endif %}"
+    engine._tokenizer.chat_template = refuse + engine._tokenizer.chat_template
+    engine._prefix = None
+    assert completions(engine, judge_like()) == plain
+    assert engine._prefix is None

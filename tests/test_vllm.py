@@ -20,10 +20,13 @@ from typing import Any
 import pytest
 from conftest import require
 from tiny import make_tiny_model
+from tiny_adapter import make_tiny_adapter
 
 from eco_eval.engines import chat, supervise, vllm
+from eco_eval.engines.adapters import VLLM_RANKS, vllm_options
 from eco_eval.engines.endpoint import EndpointEngine
 from eco_eval.engines.labels import label_paths
+from eco_eval.engines.transformers import TransformersEngine
 from eco_eval.engines.vllm import VllmEngine, allowed_options
 from eco_eval.errors import EngineError, InputError
 from eco_eval.types import Completion, Conversation, Decoding, Failure, LabelScores, Message
@@ -230,7 +233,7 @@ class Handler(BaseHTTPRequestHandler):
         data = json.dumps({"data": [{"id": options["served-model-name"]}]}).encode()
         self.send_response(200); self.end_headers(); self.wfile.write(data)
     def do_POST(self):
-        print("(EngineCore pid=7) ERROR 11-20 10:00:00 [core.py:1] torch.OutOfMemoryError: full", flush=True)
+        print("(EngineCore pid=7) ERROR 11-20 10:00:00 [core.py:1] RuntimeError: the end", flush=True)
         os._exit(1)
 HTTPServer.allow_reuse_address = False
 try:
@@ -270,8 +273,100 @@ def test_a_server_that_dies_in_the_middle_is_said(scripted: Start) -> None:
     with scripted(FAKE) as engine, pytest.raises(EngineError) as caught:
         list(engine.complete(PROMPTS, GREEDY))
     assert (caught.value.key, caught.value.retryable) == ("vllm.died", True)
-    assert caught.value.values["reason"] == "torch.OutOfMemoryError: full"
+    assert caught.value.values["reason"] == "RuntimeError: the end"
     assert isinstance(caught.value.__cause__, EngineError)
+
+
+@pytest.mark.vllm
+def test_a_server_that_runs_out_of_memory_in_the_middle_is_said_as_such(scripted: Start) -> None:
+    full = FAKE.replace("RuntimeError: the end", "torch.OutOfMemoryError: CUDA out of memory.")
+    with scripted(full) as engine, pytest.raises(EngineError) as caught:
+        list(engine.complete(PROMPTS, GREEDY))
+    assert (caught.value.key, caught.value.retryable) == ("engine.out_of_memory", True)
+    assert caught.value.values["model"] == "tiny"
+    assert "CUDA out of memory" in str(caught.value.values["log"])
+
+
+@pytest.mark.vllm
+def test_a_batch_size_bounds_what_is_under_way_here_and_in_the_server(
+    scripted: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with scripted(FAKE, args=("--max-num-seqs=7",)) as engine:
+        assert engine._concurrency == vllm.CONCURRENCY == 128
+        assert "--max-num-seqs=7" in engine._server._process.args
+    with scripted(FAKE, args=("--max-num-seqs=7",), batch_size=3) as engine:
+        given = [one for one in engine._server._process.args if str(one).startswith("--max-num-seqs")]
+        assert (engine._concurrency, given[-1]) == (3, "--max-num-seqs=3")
+
+
+# --- adapters, before a server
+
+
+@pytest.fixture(scope="session")
+def adapter(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A LoRA of rank 4 on some of the model's matrices."""
+    return make_tiny_adapter(tmp_path_factory.mktemp("adapters") / "lora", tiny)
+
+
+def test_a_rank_is_rounded_up_to_one_that_vllm_takes(tiny: Path, adapter: Path, tmp_path: Path) -> None:
+    for rank, taken in ((1, 1), (4, 8), (17, 32), (257, 320), (512, 512)):
+        folder = adapter_that_says(adapter, tmp_path / str(rank), r=1, rank_pattern={"q_proj": rank})
+        assert vllm_options(tiny, folder, "lora")[-1] == f"--max-lora-rank={taken}"
+
+
+@pytest.mark.vllm
+def test_the_ranks_are_those_of_the_installed_vllm() -> None:
+    require_vllm()
+    code = "from typing import get_args; from vllm.config.lora import MaxLoRARanks as m; print('\\n', *get_args(m))"
+    said = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True).stdout
+    assert tuple(map(int, said.splitlines()[-1].split())) == VLLM_RANKS
+
+
+def adapter_that_says(adapter: Path, to: Path, **fields: Any) -> Path:
+    folder = Path(shutil.copytree(adapter, to))
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps({**config, **fields}))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
+        ({"use_dora": True}, "use_dora"),
+        ({"lora_bias": True}, "lora_bias"),
+        ({"bias": "all"}, "bias"),
+        ({"trainable_token_indices": [1]}, "trainable_token_indices"),
+        ({"target_parameters": ["experts.w"]}, "target_parameters"),
+        ({"r": 513}, "r"),
+        ({"rank_pattern": {"q_proj": 1024}}, "r"),
+    ],
+)
+def test_what_vllm_would_drop_or_cannot_serve_is_refused_by_its_name(
+    tiny: Path, adapter: Path, tmp_path: Path, fields: dict[str, Any], named: str
+) -> None:
+    folder = adapter_that_says(adapter, tmp_path / "lora", **fields)
+    with pytest.raises(InputError) as caught:
+        vllm_options(tiny, folder, "lora")
+    assert (caught.value.key, caught.value.values) == ("vllm.adapter", {"model": "lora", "field": named})
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("layers.1", "layers.2"), ("lora_B.weight", "lora_B.bias"), ("q_proj.lora_A.weight", "q_proj.base_layer.bias")],
+)
+def test_tensors_that_vllm_would_pass_over_are_refused(
+    tiny: Path, adapter: Path, tmp_path: Path, old: str, new: str
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = adapter_that_says(adapter, tmp_path / "lora")
+    file = folder / "adapter_model.safetensors"
+    save_file({name.replace(old, new): tensor for name, tensor in load_file(file).items()}, file)
+    with pytest.raises(InputError) as caught:
+        vllm_options(tiny, folder, "lora")
+    assert caught.value.key == "vllm.adapter"
+    assert new in str(caught.value.values["field"])
 
 
 @pytest.mark.vllm
@@ -573,6 +668,51 @@ def test_a_killed_parent_takes_the_whole_group_with_it(tiny: Path) -> None:
     parent.kill()
     parent.wait()
     assert wait_until(lambda: not members & processes().keys(), 15)
+
+
+@pytest.mark.vllm
+def test_an_adapter_answers_as_in_transformers_and_not_as_its_base(
+    tiny: Path, model: Any, tokenizer: Any, tmp_path: Path
+) -> None:
+    """One that brings a tokenizer with a template of its own, and matrices of several ranks."""
+    require_vllm()
+    adapter = make_tiny_adapter(tmp_path / "lora", tiny, rank_pattern={"v_proj": 9}, use_rslora=True)
+    tokenizer.save_pretrained(adapter)
+    (adapter / "chat_template.jinja").write_text("{% for m in messages %}{{ m.role }}: {{ m.content }}|{% endfor %}")
+    options: dict[str, Any] = {"dtype": "float32", "context": CONTEXT, "name": "lora", "batch_size": 4}
+    embedded = TransformersEngine(tiny, adapter=adapter, **options)
+    expected = dict(embedded.complete(PROMPTS, GREEDY))
+    labels = ("buena", "bueno", "mala")
+    scores = dict(embedded.score_labels(PROMPTS, labels))
+    environ = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with VllmEngine(path=tiny, adapter=adapter, environ=environ, args=("--enforce-eager",), **options) as engine:
+        assert dict(engine.complete(PROMPTS, GREEDY)) == expected
+        for index, found in engine.score_labels(PROMPTS, labels):
+            assert isinstance(found, LabelScores)
+            assert found.probabilities == pytest.approx(scores[index].probabilities, abs=1e-4)
+        assert engine.info.model == "lora"
+        assert chat.render(engine._tokenizer, PROMPTS[0]).startswith("system: Responde.|user: ")
+    base = dict(TransformersEngine(tiny, **options).complete(PROMPTS, GREEDY))
+    assert all(expected[index] != base[index] for index in base)
+
+
+@pytest.mark.vllm
+def test_too_little_memory_at_the_start_is_said_as_such(tiny: Path) -> None:
+    require_vllm()
+    environ = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "100000", "OMP_NUM_THREADS": "1"}
+    with pytest.raises(EngineError) as caught:
+        VllmEngine(path=tiny, name="tiny", context=64, environ=environ, args=("--enforce-eager",))
+    assert (caught.value.key, caught.value.retryable) == ("engine.out_of_memory", True)
+    assert str(caught.value.values["log"]).startswith("ValueError: Available memory on node 0")
+
+
+@pytest.mark.vllm
+def test_a_context_that_does_not_fit_beside_the_model_is_said_as_such(scripted: Start) -> None:
+    reason = "ValueError: (16.0 GiB KV cache is needed, which is larger than the available KV cache memory (3.2 GiB)."
+    with pytest.raises(EngineError) as caught:
+        scripted(f"import sys; sys.exit({reason!r})")
+    assert (caught.value.key, caught.value.retryable) == ("vllm.no_room", False)
+    assert caught.value.values == {"model": "tiny", "context": 64, "log": f"{reason}\n{reason}"}
 
 
 @pytest.mark.vllm

@@ -19,7 +19,7 @@ _MAX_MODULES = 2000
 
 _INERT = {
     *("peft_type", "base_model_name_or_path", "revision", "task_type", "inference_mode", "peft_version"),
-    *("r", "lora_alpha", "lora_dropout", "fan_in_fan_out", "bias", "use_rslora", "use_dora", "lora_bias"),
+    *("r", "lora_alpha", "lora_dropout", "fan_in_fan_out", "bias", "use_rslora", "lora_bias"),
     *("layers_to_transform", "trainable_token_indices", "megatron_core", "qalora_group_size", "runtime_config"),
     *("ensure_weight_tying", "target_modules", "exclude_modules", "modules_to_save", "layers_pattern"),
     *("target_parameters", "rank_pattern", "alpha_pattern", "init_lora_weights"),
@@ -30,6 +30,8 @@ _HARMLESS_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
 
 def check_adapter(model: str, config: Mapping[str, Any]) -> str:
     """Refuse an adapter that is more than a plain LoRA, from its configuration.
+
+    DoRA is one of those: vLLM cannot serve it, and transformers 5.19 leaves half of it out when it loads one.
 
     Returns:
         Its base model, as a name of the Hub with the revision where it says one, or as it stands there.

@@ -46,6 +46,19 @@ def dtype_of(model: str, config: Mapping[str, Any]) -> str:
     return said
 
 
+def quantisation_of(model: str, config: Mapping[str, Any]) -> str:
+    """The method that a configuration says its weights are quantised by, empty where it says none.
+
+    Raises:
+        SubmissionRejected: `model.bad_config_field`.
+    """
+    said = config.get("quantization_config") or {}
+    method = said.get("quant_method") or "" if isinstance(said, dict) else None
+    if not isinstance(method, str) or not re.fullmatch(r"([a-z0-9][a-z0-9_.-]{0,29})?", method, re.ASCII):
+        raise SubmissionRejected("model.bad_config_field", model=model, field="quantization_config")
+    return method
+
+
 def check_size(model: str, config: Mapping[str, Any], parameters: int, weights: int) -> None:
     """Refuse a configuration of a much larger model than its weights: what is missing would be made up in memory.
 

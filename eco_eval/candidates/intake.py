@@ -12,7 +12,7 @@ from typing import Any
 from eco_eval.candidates import hub
 from eco_eval.candidates.adapters import check_adapter, check_adapter_weights
 from eco_eval.candidates.card import declared, licence
-from eco_eval.candidates.config import architecture_of, check_size, dtype_of
+from eco_eval.candidates.config import architecture_of, check_size, dtype_of, quantisation_of
 from eco_eval.candidates.files import (
     ADAPTER,
     ADAPTER_CONFIG,
@@ -29,10 +29,10 @@ from eco_eval.candidates.files import (
     small_files,
 )
 from eco_eval.candidates.records import File, Intake, Kind, Limits
-from eco_eval.candidates.templates import check_template
+from eco_eval.candidates.templates import check_template, has_template
 from eco_eval.candidates.weights import Read, Tensor, local_reader, read_tensors
 from eco_eval.errors import EngineError, SubmissionRejected
-from eco_eval.types import ModelRef, Record
+from eco_eval.types import ModelRef, Record, Weights
 
 _READERS = 4
 _MOST_TENSORS = 500_000
@@ -50,30 +50,42 @@ class _Found(Record):
     base: str | None
 
 
-def inspect(name: str, limits: Limits | None = None) -> Intake:
+def inspect(name: str, limits: Limits | None = None, *, base_revision: str | None = None) -> Intake:
     """What a model is, checked without its weights: of the Hub's only the headers are read.
 
     Args:
         name: a local folder, or a Hub id (`owner/name` or `owner/name@revision`).
         limits: what this machine takes.
+        base_revision: the commit or content of the base that an adapter is asked for with; None for what the adapter
+            says, or else what the base is now.
 
     Raises:
-        SubmissionRejected: it does not exist, or is not safe, not complete or too large; says why.
+        SubmissionRejected: it does not exist, or is not safe, not complete or too large; `model.other_base` where the
+            base is not at `base_revision`. It says why.
         EngineError: the Hub cannot be reached, or the folder cannot be read.
     """
-    return _inspect(name, limits or Limits(), may_be_adapter=True, may_be_local=True)
+    intake = _inspect(name, limits or Limits(), base_revision, may_be_local=True)
+    found = intake.base.revision if intake.base is not None else "∅"
+    if base_revision is not None and found != base_revision:
+        raise SubmissionRejected("model.other_base", model=name, found=found, pinned=base_revision)
+    return intake
 
 
 def fetch(intake: Intake) -> ModelRef:
     """Download what `inspect` found, exactly that, and check what arrived. A local folder is there already.
 
-    An adapter's base is fetched by itself: `fetch(intake.base)`.
+    An adapter is fetched with its base.
 
     Raises:
         SubmissionRejected, EngineError: as `inspect`; `hub.bad_answer` where other files arrive than were announced.
     """
-    if intake.source == "local":
-        return intake.ref
+    base = fetch(intake.base) if intake.base is not None else None
+    own = intake if intake.source == "local" else intake.model_copy(update={"path": str(_fetched(intake))})
+    return own.ref.model_copy(update={"base": base})
+
+
+def _fetched(intake: Intake) -> Path:
+    """The folder with the files of a Hub repository, without those of a base."""
     sizes = {file.name: file.size for file in intake.files}
     name = f"{intake.name}@{intake.revision}"
     listing = hub.Listing(
@@ -91,25 +103,62 @@ def fetch(intake: Intake) -> ModelRef:
     again = _examine(intake.name, folder, sizes, lambda file: local_reader(folder / file))
     if (again.parameters, again.kind) != (intake.parameters, _without_template(intake.kind)):
         raise EngineError("hub.bad_answer", model=name, retryable=True)
-    return intake.model_copy(update={"path": str(folder)}).ref
+    return folder
 
 
-def resolve(name: str, limits: Limits | None = None) -> ModelRef:
+def resolve(name: str, limits: Limits | None = None, *, base_revision: str | None = None) -> ModelRef:
     """A local folder or a Hub id (`owner/name` or `owner/name@revision`) as an exact reference, checked.
 
-    A Hub model's files are downloaded, safetensors and tokenizer only, at the commit its revision points to now.
+    A Hub model's files are downloaded, safetensors and tokenizer only, at the commit its revision points to now; those
+    of an adapter's base too, which is at `base_revision` where that is given.
 
     Raises:
         SubmissionRejected: it does not exist, or is not safe or not complete; says why.
         EngineError: the Hub cannot be reached.
     """
-    intake = inspect(name, limits)
-    if intake.base is not None:
-        raise SubmissionRejected("model.is_adapter", model=name, base=intake.base.name)
-    return fetch(intake)
+    return fetch(inspect(name, limits, base_revision=base_revision))
 
 
-def _inspect(name: str, limits: Limits, *, may_be_adapter: bool, may_be_local: bool) -> Intake:
+def weights_of(ref: ModelRef) -> Weights | None:
+    """What a model weighs, from the headers of its files on this machine; None where it has none here.
+
+    Cheap: nothing is hashed, and no template is tried.
+
+    Raises:
+        SubmissionRejected, EngineError: the files are not there any more, or not what was checked.
+    """
+    if ref.path is None or (ref.base is not None and ref.base.path is None):
+        return None
+    under = weights_of(ref.base) if ref.base is not None else None
+    folder = Path(ref.path)
+    try:
+        sizes = local_files(ref.name, folder)
+        found = _examine(ref.name, folder, sizes, lambda file: local_reader(folder / file))
+        if under is not None:
+            return under.model_copy(
+                update={
+                    "kind": "adapter",
+                    "parameters": under.parameters + found.parameters,
+                    "bytes": under.bytes + found.bytes,
+                    "licence": licence(folder),
+                }
+            )
+        return Weights(
+            kind="chat" if has_template(folder, ref.name) else "base",
+            architecture=architecture_of(ref.name, found.config),
+            parameters=found.parameters,
+            bytes=found.bytes,
+            dtype=dtype_of(ref.name, found.config),
+            quantisation=quantisation_of(ref.name, found.config),
+            licence=licence(folder),
+        )
+    except OSError as error:
+        raise EngineError("engine.load_failed", model=ref.name, reason=error.strerror or error) from error
+
+
+def _inspect(
+    name: str, limits: Limits, base_revision: str | None, *, may_be_local: bool, is_base: bool = False
+) -> Intake:
     folder = _on_disk(name) if may_be_local and not limits.strangers else None
     if folder is None:
         check_name(name)
@@ -121,13 +170,23 @@ def _inspect(name: str, limits: Limits, *, may_be_adapter: bool, may_be_local: b
     if base is None:
         _check_limits(name, intake, limits)
         return intake
-    if not may_be_adapter:
+    if is_base:
         raise SubmissionRejected("model.adapter_of_adapter", model=name)
     # What a stranger's file calls the base must not be a path of this machine.
-    under = _inspect(base, limits, may_be_adapter=False, may_be_local=intake.source == "local")
-    whole = intake.model_copy(update={"base": under, "dtype": under.dtype, "architecture": under.architecture})
+    may_be_local = intake.source == "local"
+    pinned = _at(base, base_revision, may_be_local=may_be_local and not limits.strangers)
+    under = _inspect(pinned, limits, None, may_be_local=may_be_local, is_base=True)
+    same = {field: getattr(under, field) for field in ("dtype", "architecture", "quantisation")}
+    whole = intake.model_copy(update={"base": under, **same})
     _check_limits(name, whole, limits)
     return whole
+
+
+def _at(base: str, revision: str | None, *, may_be_local: bool) -> str:
+    """The name of a base at a revision. A folder is only what it is."""
+    if revision is None or (may_be_local and _on_disk(base) is not None):
+        return base
+    return f"{base.partition('@')[0]}@{revision}"
 
 
 def _on_disk(name: str) -> Path | None:
@@ -181,6 +240,7 @@ def _intake(name: str, folder: Path, sizes: Mapping[str, int], found: _Found, re
         kind=kind,
         dtype="auto" if of_base else dtype_of(name, found.config),
         architecture="" if of_base else architecture_of(name, found.config),
+        quantisation="" if of_base else quantisation_of(name, found.config),
         files=tuple(File(name=file, size=sizes[file]) for file in sorted({*found.small, *found.weights})),
         parameters=found.parameters,
         bytes=found.bytes,

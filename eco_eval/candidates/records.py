@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from eco_eval.types import Declared, ModelRef, Record
+from eco_eval.types import Declared, ModelRef, Record, Weights
 
 Kind = Literal["chat", "base", "adapter"]
 
@@ -37,9 +37,9 @@ class Intake(Record):
 
     `kind`: `chat` has a chat template, `base` none, `adapter` is a LoRA for `base`, which is pinned and checked like
     any model. `files` are those an engine would get; `parameters` and `bytes` are of its weights by their own headers,
-    without those of a base. `dtype` and `architecture` of an adapter are its base's. `scanned`: the Hub has finished
-    looking for malware and found none; False for a local folder. `path`: where it is on this machine; None while the
-    Hub's weights are not downloaded.
+    without those of a base. `dtype`, `architecture` and `quantisation` (the method, empty where there is none) of an
+    adapter are its base's. `scanned`: the Hub has finished looking for malware and found none; False for a local
+    folder. `path`: where it is on this machine; None while the Hub's weights are not downloaded.
     """
 
     name: str
@@ -48,6 +48,7 @@ class Intake(Record):
     kind: Kind
     dtype: str
     architecture: str
+    quantisation: str = ""
     files: tuple[File, ...]
     parameters: int
     bytes: int
@@ -61,5 +62,26 @@ class Intake(Record):
 
     @property
     def ref(self) -> ModelRef:
-        """The exact reference: of an adapter, its own weights without the base's."""
-        return ModelRef(name=self.name, source=self.source, revision=self.revision, dtype=self.dtype, path=self.path)
+        """The exact reference, with that of an adapter's base."""
+        return ModelRef(
+            name=self.name,
+            source=self.source,
+            revision=self.revision,
+            dtype=self.dtype,
+            base=self.base.ref if self.base is not None else None,
+            path=self.path,
+        )
+
+    @property
+    def weights(self) -> Weights:
+        """What it weighs: an adapter with its base."""
+        parts = [self] if self.base is None else [self, self.base]
+        return Weights(
+            kind=self.kind,
+            architecture=self.architecture,
+            parameters=sum(part.parameters for part in parts),
+            bytes=sum(part.bytes for part in parts),
+            dtype=self.dtype,
+            quantisation=self.quantisation,
+            licence=self.licence,
+        )

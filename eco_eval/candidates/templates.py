@@ -59,6 +59,15 @@ def check_template(folder: Path, model: str) -> bool:
     return True
 
 
+def has_template(folder: Path, model: str) -> bool:
+    """Whether a model's folder holds any chat template; none is tried.
+
+    Raises:
+        SubmissionRejected: `model.template_broken` or `model.bad_json`, where they cannot be read.
+    """
+    return bool(_templates(folder, model))
+
+
 def render_within_limits(
     model: str, templates: Sequence[str], conversations: Sequence[Conversation], tokens: Mapping[str, str]
 ) -> list[list[str | None]]:

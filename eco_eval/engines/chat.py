@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-from eco_eval.errors import EngineError
+from eco_eval.engines.causes import first_line, is_out_of_memory
+from eco_eval.engines.deadline import within
+from eco_eval.errors import EcoEvalError, EngineError
 from eco_eval.types import Completion, Conversation, Failure
+
+RENDER_SECONDS = 5.0
+"""Time that the chat template of a model has for one conversation; rendering takes milliseconds."""
+
+MAX_RENDERED = 2_000_000
+"""Characters that a rendered conversation may have: far beyond any model's context."""
+
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
 _ALPACA_HEADERS = {"system": "", "user": "### Instruction:\n", "assistant": "### Response:\n"}
 
@@ -20,15 +32,55 @@ def loading(model: str) -> Iterator[None]:
     """Whatever breaks while a model folder is read is one `EngineError` that names the model.
 
     Raises:
-        EngineError: with the first line of what was raised inside.
+        EngineError: `engine.out_of_memory`, or `engine.load_failed` with the first line of what was raised inside.
+            Errors of this project pass.
     """
     try:
         yield
+    except EcoEvalError:
+        raise
     except Exception as error:
         # Not narrower: on a damaged folder tokenizers raises a bare Exception, safetensors a direct child of it, and
         # configuration classes TypeError, KeyError, ZeroDivisionError and more, with no other common base.
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise EngineError("engine.load_failed", model=model, reason=reason) from error
+        if is_out_of_memory(error):
+            raise EngineError("engine.out_of_memory", model=model, retryable=True) from error
+        raise EngineError("engine.load_failed", model=model, reason=first_line(error)) from error
+
+
+def tokenizer_folder(path: Path, adapter: Path | None = None) -> Path:
+    """Whose tokenizer counts: the adapter's own where it brings one, else the model's."""
+    brings = adapter is not None and any((adapter / file).is_file() for file in _TOKENIZERS)
+    return adapter if adapter is not None and brings else path
+
+
+def load_tokenizer(path: Path, adapter: Path | None = None) -> Any:
+    """The tokenizer of a model, or of the adapter on it, with the chat template that counts.
+
+    A tokenizer comes with its own template, if it has one; a template in the folder of an adapter that brings no
+    tokenizer takes the place of the model's.
+    """
+    from transformers import AutoConfig, AutoTokenizer
+
+    safe = {"trust_remote_code": False, "local_files_only": True}
+    folder = tokenizer_folder(path, adapter)
+    # An adapter's folder has no config.json, which some tokenizers need.
+    config = {} if folder == path else {"config": AutoConfig.from_pretrained(path, **safe)}
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder, **safe, **config)
+    own = _template(adapter) if adapter is not None and folder == path else None
+    if own is not None:
+        tokenizer.chat_template = own
+    return tokenizer
+
+
+def _template(folder: Path) -> str | None:
+    """The chat template that a folder without a tokenizer holds, as `transformers` would look for it."""
+    file = folder / "chat_template.jinja"
+    if file.is_file():
+        return file.read_text(encoding="utf-8")
+    config = folder / "tokenizer_config.json"
+    said = json.loads(config.read_text(encoding="utf-8")).get("chat_template") if config.is_file() else None
+    named = {one["name"]: one["template"] for one in said} if isinstance(said, list) else {"default": said}
+    return named.get("default")
 
 
 def render(tokenizer: Any, conversation: Conversation) -> str:
@@ -56,13 +108,19 @@ def render(tokenizer: Any, conversation: Conversation) -> str:
 
 
 def render_or_failure(tokenizer: Any, conversation: Conversation) -> str | Failure:
-    """As `render`, with what the model's own template raises as that conversation's failure."""
+    """As `render`, with what the model's own template does wrong as that conversation's failure.
+
+    It has `RENDER_SECONDS` to write at most `MAX_RENDERED` characters. `deadline.within` says what that does not catch.
+    """
     try:
-        return render(tokenizer, conversation)
+        text = within(RENDER_SECONDS, lambda: render(tokenizer, conversation))
     except Exception as error:
         # A chat template is a stranger's program. The sandbox it runs in limits what it can reach, not what it raises:
         # besides TemplateError also TypeError, ZeroDivisionError, OverflowError, RecursionError and so on.
         return Failure(cause="template", detail=f"{type(error).__name__}: {error}"[:300])
+    if len(text) > MAX_RENDERED:
+        return Failure(cause="template", detail=f"{len(text)} > {MAX_RENDERED} characters")
+    return text
 
 
 def encode(tokenizer: Any, text: str) -> list[int]:

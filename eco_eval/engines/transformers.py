@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import copy
 import gc
+import importlib.util
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eco_eval.engines.chat import encode, loading, opens_reasoning, read_completion, render, render_or_failure
+from eco_eval.engines.causes import first_line, is_out_of_memory
+from eco_eval.engines.chat import encode, load_tokenizer, loading, opens_reasoning, read_completion, render_or_failure
 from eco_eval.engines.labels import TokenPath, label_paths, label_scores
-from eco_eval.errors import EngineError
+from eco_eval.errors import EngineError, InputError
 from eco_eval.types import Completion, Conversation, Decoding, EngineInfo, Failure, LabelScores, Message
 
 MIN_SHARED = 32
 """Shortest shared prefix, in tokens, worth keeping a key-value cache for."""
+
+BATCH_SIZE = 16
 
 
 @dataclass(frozen=True)
@@ -43,26 +47,38 @@ class TransformersEngine:
         name: what provenance calls the model.
         dtype: `float32`, `bfloat16`, `float16`, or `auto` for the checkpoint's own.
         context: longest prompt plus completion in tokens; the model's own limit if that is shorter.
-        batch_size: conversations a forward pass.
+        batch_size: conversations a forward pass; 16 if None.
+        adapter: folder of a LoRA adapter to put on the model, checked like it (`eco_eval.candidates`); its matrices
+            stay beside the model's, in the same type of numbers.
 
     Raises:
-        EngineError: the model cannot be loaded or a run breaks.
+        InputError: there is an adapter, and the library for it is missing.
+        EngineError: the model cannot be loaded or a run breaks; `engine.out_of_memory` where memory is too little.
     """
 
     def __init__(
-        self, path: Path, name: str, *, dtype: str = "auto", context: int = 4096, batch_size: int = 16
+        self,
+        path: Path,
+        name: str,
+        *,
+        dtype: str = "auto",
+        context: int = 4096,
+        batch_size: int | None = None,
+        adapter: Path | None = None,
     ) -> None:
         import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers import AutoModelForCausalLM
         from transformers.utils import logging
 
         logging.disable_progress_bar()
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
-        self._batch_size = batch_size
+        self._batch_size = batch_size or BATCH_SIZE
         safe = {"trust_remote_code": False, "local_files_only": True}
         with loading(name):
-            self._tokenizer: Any = AutoTokenizer.from_pretrained(path, **safe)
+            self._tokenizer: Any = load_tokenizer(path, adapter)
             model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, use_safetensors=True, **safe)
+            if adapter is not None:
+                _put_on(model, adapter, name)
             self._model: Any = model.to(self._device).eval()
         limit = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
         self._context = min(context, limit or context)
@@ -172,7 +188,10 @@ class TransformersEngine:
         common = _common_messages(conversations)
         if not common:
             return []
-        probe = encode(self._tokenizer, render(self._tokenizer, (*common, Message(role="user", content="¶"))))
+        rendered = render_or_failure(self._tokenizer, (*common, Message(role="user", content="¶")))
+        if isinstance(rendered, Failure):
+            return []
+        probe = encode(self._tokenizer, rendered)
         # One token of every row stays out, because its logits are what the row is run for.
         limit = min(len(row.ids) for row in rows) - 1
         shared = min(limit, *(_agreement(probe, row.ids) for row in rows))
@@ -353,17 +372,34 @@ def _attends_to_everything(config: Any, context: int) -> bool:
     return not recurrent and (window is None or window >= context)
 
 
+def _put_on(model: Any, adapter: Path, name: str) -> None:
+    """Put a LoRA adapter on a loaded model, in place; all of it, or it is an error.
+
+    Raises:
+        InputError: `data.extra_missing`.
+        EngineError: `engine.bad_adapter`. Of whatever else is wrong, PEFT's own errors.
+    """
+    if importlib.util.find_spec("peft") is None:
+        raise InputError("data.extra_missing", library="peft", extra="service")
+    # Without this file transformers would look for a pickle.
+    if not (adapter / "adapter_model.safetensors").is_file():
+        raise EngineError("engine.bad_adapter", model=name, reason="adapter_model.safetensors")
+    # transformers 5.19 has a parameter `local_files_only`, and fails if it is used.
+    found = model.load_adapter(str(adapter), adapter_kwargs={"local_files_only": True})
+    # It only logs what it leaves out or makes up: the magnitudes of DoRA, layers that the model has not.
+    wrong = sorted({*found.missing_keys, *found.unexpected_keys, *map(str, found.mismatched_keys)})
+    if wrong:
+        raise EngineError("engine.bad_adapter", model=name, reason=wrong[0])
+
+
 @contextmanager
 def _translated(model: str) -> Iterator[None]:
-    import torch
-
     try:
         yield
-    except torch.OutOfMemoryError as error:
-        raise EngineError("engine.out_of_memory", model=model, retryable=True) from error
-    except (RuntimeError, ValueError, IndexError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise EngineError("engine.run_failed", model=model, reason=reason) from error
+    except (RuntimeError, ValueError, IndexError, MemoryError) as error:
+        if is_out_of_memory(error):
+            raise EngineError("engine.out_of_memory", model=model, retryable=True) from error
+        raise EngineError("engine.run_failed", model=model, reason=first_line(error)) from error
 
 
 def _version(package: str) -> str:

@@ -11,7 +11,6 @@ import http.client
 import importlib.metadata
 import importlib.util
 import json
-import re
 import secrets
 import socket
 import subprocess
@@ -24,7 +23,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from eco_eval.engines import chat, supervise
+from eco_eval.engines import causes, chat, supervise
+from eco_eval.engines.adapters import vllm_options
 from eco_eval.engines.endpoint import ApiClient, remaining, run_concurrently
 from eco_eval.engines.labels import TokenPath, inner_nodes, label_paths, label_scores, path_logprob
 from eco_eval.errors import EngineError, InputError
@@ -58,9 +58,10 @@ _ENVIRONMENT = {
     "DO_NOT_TRACK": "1",
 }
 
-_EXCEPTION = re.compile(r"(?:\(.* pid=\d+\) ERROR .*?\] )?((?:\w+\.)*\w*(?:Error|Exception): .*)")
 _LOG_LINES = 20
 _PORTS = 3
+
+CONCURRENCY = 128
 
 
 def allowed_options(args: Sequence[str]) -> tuple[str, ...]:
@@ -104,10 +105,11 @@ class _Server:
         command: Callable[[int, str], list[str]],
         *,
         model: str,
+        context: int,
         timeout: float,
         environ: Mapping[str, str],
     ) -> None:
-        self._model = model
+        self._model, self._context = model, context
         for attempt in range(1, _PORTS + 1):
             # The random name tells this server from any other that got hold of the port first.
             self.port, self.served_name = _free_port(), f"eco-eval-{secrets.token_hex(8)}"
@@ -134,6 +136,7 @@ class _Server:
         while not self._answers():
             seconds = time.monotonic() - started
             if self.has_ended():
+                self.raise_if_short_of_memory()
                 raise EngineError("vllm.start_failed", seconds=round(seconds), **self.last_words())
             if seconds > timeout:
                 raise EngineError("vllm.start_slow", seconds=round(seconds), **self.last_words())
@@ -169,10 +172,23 @@ class _Server:
     def last_words(self) -> dict[str, Any]:
         """What an error says of this server: `model`, the `reason` in a line, and the end of its `log`."""
         lines = supervise.tail(self._log)
-        # vLLM's processes fail one because of the other: the first exception is the cause.
-        errors = [match[1] for match in map(_EXCEPTION.match, lines) if match]
-        reason = (errors or lines[-1:] or [""])[0]
-        return {"model": self._model, "reason": reason, "log": "\n".join(lines[-_LOG_LINES:])}
+        return {"model": self._model, "reason": causes.cause_in(lines), "log": "\n".join(lines[-_LOG_LINES:])}
+
+    def raise_if_short_of_memory(self) -> None:
+        """Say of a server that ended that memory was the cause, if its log says so.
+
+        Raises:
+            EngineError: `engine.out_of_memory`, or `vllm.no_room` where a whole context does not fit beside the model.
+        """
+        lines = supervise.tail(self._log)
+        # The cause stands far above the last lines, which are of the processes that failed because of it.
+        log = "\n".join([causes.cause_in(lines), *lines[-_LOG_LINES:]])
+        said: dict[str, Any] = {"model": self._model, "log": log}
+        match causes.shortage_in(lines):
+            case "memory":
+                raise EngineError("engine.out_of_memory", retryable=True, **said)
+            case "context":
+                raise EngineError("vllm.no_room", context=self._context, **said)
 
 
 def _end(process: subprocess.Popen[bytes], folder: tempfile.TemporaryDirectory[str]) -> None:
@@ -199,12 +215,16 @@ class VllmEngine:
         dtype: `float32`, `bfloat16`, `float16`, or `auto` for vLLM's choice.
         args: the operator's own vLLM options, see `allowed_options`.
         start_timeout: seconds the server may take to load the model.
-        concurrency: most requests under way at a time.
+        batch_size: most conversations under way at a time, here and in the server; None for 128 here and the server's
+            own choice there.
+        adapter: folder of a LoRA adapter to serve on the model, checked like it (`eco_eval.candidates`); its matrices
+            stay beside the model's, in the same type of numbers.
         timeout: seconds to wait for one reply.
 
     Raises:
-        InputError: vLLM is not installed or an option is not allowed.
-        EngineError: the model cannot be loaded or the server does not start.
+        InputError: vLLM is not installed, an option is not allowed, or vLLM cannot serve the adapter.
+        EngineError: the model cannot be loaded or the server does not start; `engine.out_of_memory` and `vllm.no_room`
+            where memory is too little.
     """
 
     def __init__(
@@ -217,32 +237,40 @@ class VllmEngine:
         dtype: str = "auto",
         args: tuple[str, ...] = (),
         start_timeout: float = 900.0,
-        concurrency: int = 128,
+        batch_size: int | None = None,
+        adapter: Path | None = None,
         timeout: float = 600.0,
     ) -> None:
-        options = allowed_options(args)
+        options = [*allowed_options(args), *([f"--max-num-seqs={batch_size}"] if batch_size else [])]
         version, device = _installed()
         self.info = EngineInfo(engine="vllm", version=version, model=name, dtype=dtype, device=device)
-        self._tokenizer, limit = _load(path, name)
+        self._tokenizer, limit = _load(path, name, adapter)
         self._tokenizing = threading.Lock()
-        self._context, self._concurrency = min(context, limit or context), concurrency
+        self._context, self._concurrency = min(context, limit or context), batch_size or CONCURRENCY
+        lora = vllm_options(path, adapter, name) if adapter is not None else []
         self._server = _Server(
             lambda port, served_name: [
                 *_command(path, dtype, self._context, device),
+                f"--tokenizer={chat.tokenizer_folder(path, adapter).resolve()}",
                 f"--port={port}",
                 f"--served-model-name={served_name}",
                 *options,
+                *lora,
+                *([_lora_module(served_name, adapter)] if adapter is not None else []),
             ],
             model=name,
+            context=self._context,
             timeout=start_timeout,
             environ={"VLLM_CPU_KVCACHE_SPACE": "1", **supervise.safe_environment(environ), **_ENVIRONMENT},
         )
-        self.served_name, self.base_url = self._server.served_name, f"http://127.0.0.1:{self._server.port}/v1"
+        served = self._server.served_name
+        self.served_name = served if adapter is None else _lora_name(served)
+        self.base_url = f"http://127.0.0.1:{self._server.port}/v1"
         self._client = ApiClient(
             model=self.served_name,
             base_url=self.base_url,
             api_key=None,
-            concurrency=concurrency,
+            concurrency=self._concurrency,
             timeout=timeout,
             max_retries=2,
         )
@@ -307,6 +335,7 @@ class VllmEngine:
         except EngineError as error:
             # A dying server drops its connections first, and takes a while to end its children.
             if error.key in ("endpoint.down", "endpoint.failing") and self._server.has_ended(within=25):
+                self._server.raise_if_short_of_memory()
                 raise EngineError("vllm.died", retryable=True, **self._server.last_words()) from error
             raise
 
@@ -346,12 +375,20 @@ class VllmEngine:
         return {token: found[f"token_id:{token}"] for token in tokens}
 
 
-def _load(path: Path, name: str) -> tuple[Any, int | None]:
-    """The tokenizer, and the longest context the model knows where its configuration says so."""
-    from transformers import AutoTokenizer
+def _lora_name(served_name: str) -> str:
+    return f"{served_name}-lora"
 
+
+def _lora_module(served_name: str, adapter: Path) -> str:
+    # As JSON: in its other form a path may hold no comma.
+    module = {"name": _lora_name(served_name), "path": str(adapter.resolve())}
+    return f"--lora-modules={json.dumps(module)}"
+
+
+def _load(path: Path, name: str, adapter: Path | None) -> tuple[Any, int | None]:
+    """The tokenizer, and the longest context the model knows where its configuration says so."""
     with chat.loading(name):
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False, local_files_only=True)
+        tokenizer = chat.load_tokenizer(path, adapter)
         config = json.loads((path / "config.json").read_text(encoding="utf-8"))
         limit = (config.get("text_config") or config).get("max_position_embeddings")
     return tokenizer, limit if isinstance(limit, int) else None

@@ -24,6 +24,7 @@ from eco_eval.types import Estimate, Grade, Result, Withheld
 
 INDEX = "index.parquet"
 RESULTS = "results/"
+WITHDRAWN = "withdrawn/"
 
 TRIES = 20
 """How often the index is written while others write it."""
@@ -87,8 +88,18 @@ class Kept(NamedTuple):
     indexed_at: int
 
 
+def shown_results(store: Store) -> list[str]:
+    """Paths of the results of a store, in order, but for those that were withdrawn.
+
+    Raises:
+        StoreError: the store cannot be read.
+    """
+    gone = {path.removeprefix(WITHDRAWN) for path in store.list(WITHDRAWN)}
+    return [path for path in store.list(RESULTS) if path.removeprefix(RESULTS) not in gone]
+
+
 def load_results_indexed(store: Store) -> tuple[list[Result], list[str]]:
-    """Every readable result of a store in order of path, and the paths of those that are not.
+    """Every readable result of a store in order of path, and the paths of those that are not; none that was withdrawn.
 
     The same as reading every file. From the index come those whose file has not changed since: on the Hub by the
     content's digest, which the listing has; in a folder by the file's time; elsewhere by its bytes.
@@ -96,7 +107,7 @@ def load_results_indexed(store: Store) -> tuple[list[Result], list[str]]:
     Raises:
         StoreError: the store cannot be read.
     """
-    paths = store.list(RESULTS)
+    paths = shown_results(store)
     found = store.read(INDEX)
     rows = _kept(found[0]) if found is not None else {}
     with _no_collection():

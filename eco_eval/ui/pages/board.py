@@ -6,8 +6,9 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from eco_eval.board import Board, Row, Section, build
-from eco_eval.results import load_results
+from eco_eval.errors import EcoEvalError
 from eco_eval.store import Store
+from eco_eval.store.index import load_results_indexed
 from eco_eval.types import GRADES, Estimate, Withheld
 from eco_eval.ui.terminal import interval, judge_lines, model_name, places, plain, row_flags, withheld
 from eco_eval.ui.texts import Texts
@@ -15,7 +16,7 @@ from eco_eval.ui.texts import Texts
 if TYPE_CHECKING:
     import gradio as gr
 
-__all__ = ["build_page", "escape", "heading", "render"]
+__all__ = ["build_page", "escape", "heading", "problem", "render"]
 
 
 def build_page(site: gr.Blocks, store: Store, t: Texts) -> None:
@@ -23,17 +24,33 @@ def build_page(site: gr.Blocks, store: Store, t: Texts) -> None:
     import gradio as gr
 
     shown = gr.HTML()
-    site.load(lambda: render(*_read(store), t), None, shown, api_visibility="private")
+    site.load(lambda: page(store, t), None, shown, api_visibility="private")
 
     def read_board() -> dict[str, Any]:
         """The whole board: sections an instrument, models and anchors with score and interval."""
-        return _read(store)[0].model_dump(mode="json")
+        try:
+            return _read(store)[0].model_dump(mode="json")
+        except EcoEvalError as error:
+            return problem(error, t)
 
     gr.api(read_board, api_name="board")
 
 
 def heading(t: Texts) -> str:
     return f"<div class='eco'><h1>{escape(t('page.title'))}</h1><p>{escape(t('page.intro'))}</p></div>"
+
+
+def page(store: Store, t: Texts) -> str:
+    """The board as HTML, or the reason there is none."""
+    try:
+        return render(*_read(store), t)
+    except EcoEvalError as error:
+        return f"<div class='eco'><p class='eco-warn'>{escape(t.error(error))}</p></div>"
+
+
+def problem(error: EcoEvalError, t: Texts) -> dict[str, Any]:
+    """An error for programs: what an endpoint raised would be an HTTP 500."""
+    return {"error": error.key, "message": t.error(error)}
 
 
 def render(board: Board, broken: list[str], t: Texts) -> str:
@@ -61,7 +78,7 @@ def range_svg(estimate: Estimate, t: Texts) -> str:
 
 
 def _read(store: Store) -> tuple[Board, list[str]]:
-    results, broken = load_results(store)
+    results, broken = load_results_indexed(store)
     return build(results), broken
 
 

@@ -7,11 +7,13 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from eco_eval.board import build
+from eco_eval.candidates.files import shown as printable
 from eco_eval.errors import EcoEvalError, InputError
-from eco_eval.results import Reading, details, display_name, load_results
+from eco_eval.results import Reading, details, display_name
 from eco_eval.store import Store
+from eco_eval.store.index import load_results_indexed
 from eco_eval.types import Estimate, Grade, Graded, Judgement, Result
-from eco_eval.ui.pages.board import range_svg
+from eco_eval.ui.pages.board import problem, range_svg
 from eco_eval.ui.terminal import (
     adjusted_lines,
     contamination_lines,
@@ -41,7 +43,11 @@ def build_page(site: gr.Blocks, store: Store, t: Texts) -> None:
     shown = gr.HTML()
 
     def refresh() -> Any:
-        options = choices(store, t)
+        try:
+            options = choices(store, t)
+        # The tab beside says what is wrong with the store.
+        except EcoEvalError:
+            options = []
         return gr.Dropdown(choices=options, value=options[0][1] if options else None)
 
     def show(result_id: str | None, grade: str) -> str:
@@ -49,11 +55,15 @@ def build_page(site: gr.Blocks, store: Store, t: Texts) -> None:
 
     site.load(refresh, None, chosen, api_visibility="private")
     for field in (chosen, wanted):
-        field.change(show, [chosen, wanted], shown, api_visibility="private")
+        # Whatever is sent is compared here: what Gradio itself refuses would be an HTTP 500.
+        field.change(show, [chosen, wanted], shown, api_visibility="private", preprocess=False)
 
     def read_result(result_id: str) -> dict[str, Any]:
         """One result with every answer and verdict."""
-        return as_json(store, result_id)
+        try:
+            return as_json(store, result_id)
+        except EcoEvalError as error:
+            return problem(error, t)
 
     gr.api(read_result, api_name="result")
 
@@ -61,7 +71,7 @@ def build_page(site: gr.Blocks, store: Store, t: Texts) -> None:
 def choices(store: Store, t: Texts) -> list[tuple[str, str]]:
     """Results to choose from as (label, id): models first, in the board's order."""
     options = []
-    for section in build(load_results(store)[0]).sections:
+    for section in build(load_results_indexed(store)[0]).sections:
         for row in (*section.models, *section.anchors):
             name = t(f"anchor.{row.name}") if row.result.is_anchor else plain(row.name)
             label = f"{name} · {t.number(row.eco.value)} · {plain(section.instrument)}"
@@ -123,9 +133,9 @@ def as_json(store: Store, result_id: str) -> dict[str, Any]:
 
 
 def _find(store: Store, result_id: str) -> Result:
-    found = [result for result in load_results(store)[0] if result.id == result_id]
+    found = [result for result in load_results_indexed(store)[0] if result.id == result_id]
     if not found:
-        raise InputError("result.unknown", target=result_id, where="results/")
+        raise InputError("result.unknown", target=printable(str(result_id)[:80]), where="results/")
     return found[0]
 
 
