@@ -31,6 +31,7 @@ from eco_eval.types import (
     Result,
     Seat,
     Submission,
+    Weights,
     digest,
 )
 
@@ -101,11 +102,13 @@ class Judged:
 class About:
     """What is known of a candidate beside its answers and their verdicts.
 
-    What it declares of its origin, its answers to hidden prompts with their verdicts, people's points, 0 to 1, of its
-    answers by prompt id, and the gap to hidden prompts that was found before, for when they are not asked.
+    What it declares of its origin, what it weighs, its answers to hidden prompts with their verdicts, people's points,
+    0 to 1, of its answers by prompt id, and the gap to hidden prompts that was found before, for when they are not
+    asked.
     """
 
     declared: Declared = field(default_factory=Declared)
+    weights: Weights | None = None
     hidden: tuple[Marked, ...] = ()
     audits: Mapping[str, float] = field(default_factory=dict)
     hidden_gap: Estimate | None = None
@@ -149,6 +152,7 @@ class RunContext:
             consensus=scoring.consensus(sheet.prompts, verdicts),
             groups=_group_numbers(sheet.prompts),
             words=tuple(len(answer.text.split()) for answer in sheet.answers),
+            weights=about.weights,
             declared=about.declared,
             contamination=Contamination() if is_anchor else self._contamination(sheet, verdicts, about),
             # Only weights on the Hub can be fetched and checked by others.

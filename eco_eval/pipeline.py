@@ -16,7 +16,7 @@ from typing import Literal
 from eco_eval import scoring
 from eco_eval.anchors import anchor_sheets
 from eco_eval.answering import answer, answers_path
-from eco_eval.candidates import declared
+from eco_eval.candidates import declared, weights_of
 from eco_eval.energy import Meter
 from eco_eval.engines import OpenEngine
 from eco_eval.errors import StoreError, TooManyUngraded
@@ -112,6 +112,7 @@ def evaluate(
     known = origin or (kept.declared if kept is not None and submission.model.path is None else None)
     about = About(
         declared=known or declared(submission.model),
+        weights=weights_of(submission.model) or (kept.weights if kept is not None else None),
         hidden=hidden.marked() if hidden is not None else (),
         audits=points_of(store, submission, answers),
         # Where they cannot be asked, what was found where they could be still holds, unless the verdicts changed.

@@ -187,14 +187,16 @@ def _candidate(result: Result, settings: Settings, choices: Choices) -> ModelRef
         return pinned.model_copy(update={"name": choices.model or pinned.name})
     if pinned.source == "endpoint":
         raise InputError("reproduce.served_only", model=pinned.name)
+    base = pinned.base.revision if pinned.base is not None else None
     if pinned.source == "hub":
-        found = [resolve(choices.model or f"{pinned.name}@{pinned.revision}")]
+        found = [resolve(choices.model or f"{pinned.name}@{pinned.revision}", base_revision=base)]
     else:
         folders = [settings.models_dir / pinned.name, Path.cwd() / pinned.name]
-        found = [resolve(str(f)) for f in ([Path(choices.model)] if choices.model else folders) if f.is_dir()]
+        folders = [Path(choices.model)] if choices.model else folders
+        found = [resolve(str(folder), base_revision=base) for folder in folders if folder.is_dir()]
     for ref in found:
         if ref.revision == pinned.revision:
-            return pinned.model_copy(update={"path": ref.path})
+            return pinned.model_copy(update={"path": ref.path, "base": ref.base})
     if not found:
         raise InputError("reproduce.no_folder", model=pinned.name, revision=pinned.revision)
     raise InputError(

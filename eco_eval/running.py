@@ -6,11 +6,13 @@ those it was checked with. Every model runs in a child process with limits and w
 
 from __future__ import annotations
 
+import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
-from eco_eval.candidates import Limits, resolve
+from eco_eval.candidates import Limits, fetch, inspect, make_room
 from eco_eval.device import Device, Run
 from eco_eval.energy import Meter, meter_of
 from eco_eval.engines.architectures import architectures
@@ -43,6 +45,9 @@ class Runner:
         self._device = Device()
         self._local = LocalStore(settings.data_dir)
         self._private = LocalStore(settings.private_dir)
+        self._downloads = settings.cache_dir / "candidates"
+        self._disk = threading.Lock()
+        self._in_use: Counter[str] = Counter()
         board = board_store(settings)
         self._board = board if isinstance(board, HubStore) else None
 
@@ -53,12 +58,12 @@ class Runner:
                 restore_result(store, request.id)
         if self._board is not None and self._board.list(result_path(request.id)):
             return Ran(request.id, published=True)  # by a service that has lost its disk since
-        with self._device.run() as run:
-            result, measure = self._evaluated(request, progress, BATCH_SIZES[squeezed], run)
+        with self._device.run() as run, self._files(request) as model:
+            result, measure = self._evaluated(request, model, progress, BATCH_SIZES[squeezed], run)
         return Ran(result.id, self._published(result, measure, progress))
 
     def _evaluated(
-        self, request: Request, progress: Progress, batch_size: int | None, run: Run
+        self, request: Request, model: ModelRef, progress: Progress, batch_size: int | None, run: Run
     ) -> tuple[Result, Instrument]:
         settings, submission = self._settings, request.submission
         measure, judges = resolve_judges(
@@ -66,10 +71,14 @@ class Runner:
         )
         if (measure.asked_digest, measure.measured_digest) != (submission.asked_digest, submission.measured_digest):
             raise StageError("queue.other_instrument", instrument=submission.instrument)
-        same = submission.model_copy(update={"model": self._here(request)})
-        engines = open_engines(
-            same, measure, judges, settings, engine=request.engine, batch_size=batch_size, isolated=True
+        same = submission.model_copy(update={"model": model})
+        # A judge's time is counted from when it is loaded, and the runs in hand share it.
+        patient = settings.model_copy(update={"stage_timeout": settings.stage_timeout * settings.in_hand})
+        engines, shared = (
+            open_engines(same, measure, judges, limits, engine=request.engine, batch_size=batch_size, isolated=True)
+            for limits in (settings, patient)
         )
+        engines = replace(shared, candidate=engines.candidate)
         meter = meter_of(settings)
         names = [
             digest([ref.name, ref.revision, seat.judge.engine, seat.judge.dtype, seat.judge.context, batch_size])
@@ -78,8 +87,9 @@ class Runner:
         lent = self._lent(engines, names, run, meter, progress)
         return evaluate(same, measure, lent, self._local, progress, private=self._private, meter=meter), measure
 
-    def _here(self, request: Request) -> ModelRef:
-        """The request's model with its files on this machine, checked again.
+    @contextmanager
+    def _files(self, request: Request) -> Iterator[ModelRef]:
+        """The request's model with its files on this machine, checked again; they stay for as long as this lasts.
 
         Raises:
             SubmissionRejected: it is not what it was, or does not fit this machine.
@@ -93,15 +103,25 @@ class Runner:
             # What only this machine's token can see is for nobody's queue.
             strangers=on_hub or not request.user.startswith("local:"),
         )
-        found = resolve(
+        found = inspect(
             f"{pinned.name}@{pinned.revision}" if on_hub else request.folder or pinned.name,
             limits,
-            base_revision=pinned.base.revision if pinned.base is not None and on_hub else None,
+            base_revision=pinned.base.revision if pinned.base is not None else None,
         )
-        bases = [ref.base.revision if ref.base is not None else None for ref in (found, pinned)]
-        if found.revision != pinned.revision or bases[0] != bases[1]:
+        if found.revision != pinned.revision or (found.base is None) != (pinned.base is None):
             raise StageError("queue.other_weights", model=pinned.name, found=found.revision, pinned=pinned.revision)
-        return pinned.model_copy(update={"path": found.path, "base": found.base})
+        revisions = [found.revision, *([found.base.revision] if found.base is not None else [])]
+        with self._disk:
+            self._in_use.update(revisions)
+            if on_hub:
+                make_room(found, self._downloads, self._in_use)
+        try:
+            ref = fetch(found, self._downloads)
+            yield pinned.model_copy(update={"path": ref.path, "base": ref.base})
+        finally:
+            with self._disk:
+                self._in_use.subtract(revisions)
+                self._in_use += Counter()
 
     def _lent(self, engines: Engines, names: list[str], run: Run, meter: Meter, progress: Progress) -> Engines:
         """The engines, each opened when it is this run's turn on the device."""

@@ -459,7 +459,7 @@ def test_a_killed_parent_takes_the_child_and_what_it_wrote_with_it(tiny_model: P
     with parent_of(tiny_model, "transformers") as parent:
         running = family(parent.pid)
         assert len(running) == 3
-        written = {Path(os.readlink(f"/proc/{pid}/cwd")) for pid in running - {parent.pid}}
+        written = {Path(f"/proc/{pid}/cwd").readlink() for pid in running - {parent.pid}}
         assert [folder.exists() for folder in written] == [True]
         parent.kill()
         assert wait_until(lambda: not running - {parent.pid} & processes().keys(), 5)

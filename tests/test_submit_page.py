@@ -43,6 +43,7 @@ def models(hub: LocalHub) -> LocalHub:
     hub.add("malo/codigo", "model", {**MODEL, "modeling_x.py": b"print(1)"})
     hub.add("privada/oculto", "model", MODEL, private=True)
     licence = f"---\nlicense: {json.dumps(HOSTILE)}\n---\n"
+    hub.add("Qwen/Qwen3-30B-A3B-Instruct-2507", "model", MODEL)  # the judge of the usual instrument
     hub.add("malo/html", "model", {**MODEL, "README.md": licence.encode()})
     return hub
 

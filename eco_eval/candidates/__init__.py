@@ -6,6 +6,7 @@ safetensors), `config`, `templates`, `adapters`; `hub` is the edge to the Hub, `
 """
 
 from eco_eval.candidates.card import declared
+from eco_eval.candidates.disk import make_room
 from eco_eval.candidates.files import HUB_ID, WANTED, check_files
 from eco_eval.candidates.intake import fetch, inspect, resolve, weights_of
 from eco_eval.candidates.records import File, Intake, Limits
@@ -22,6 +23,7 @@ __all__ = [
     "declared",
     "fetch",
     "inspect",
+    "make_room",
     "resolve",
     "weights_of",
 ]

@@ -93,8 +93,8 @@ def _scanned(name: str, status: dict[str, Any] | None) -> bool:
     return found.get("scansDone") is True
 
 
-def download(name: str, listing: Listing, files: Iterable[str]) -> Path:
-    """The folder of the client's cache with these files at the listing's commit.
+def download(name: str, listing: Listing, files: Iterable[str], cache: Path | None = None) -> Path:
+    """The folder of a cache, the client's own where none is named, with these files at the listing's commit.
 
     Raises:
         SubmissionRejected, EngineError: see `translated`.
@@ -103,7 +103,7 @@ def download(name: str, listing: Listing, files: Iterable[str]) -> Path:
 
     exactly = [glob.escape(file) for file in files]
     with translated(name):
-        return Path(snapshot_download(listing.repo, revision=listing.revision, allow_patterns=exactly))
+        return Path(snapshot_download(listing.repo, revision=listing.revision, allow_patterns=exactly, cache_dir=cache))
 
 
 def reader(name: str, listing: Listing, file: str) -> Read:

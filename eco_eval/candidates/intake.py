@@ -71,20 +71,23 @@ def inspect(name: str, limits: Limits | None = None, *, base_revision: str | Non
     return intake
 
 
-def fetch(intake: Intake) -> ModelRef:
+def fetch(intake: Intake, cache: Path | None = None) -> ModelRef:
     """Download what `inspect` found, exactly that, and check what arrived. A local folder is there already.
 
     An adapter is fetched with its base.
 
+    Args:
+        cache: the folder to download to; None for the Hub client's own.
+
     Raises:
         SubmissionRejected, EngineError: as `inspect`; `hub.bad_answer` where other files arrive than were announced.
     """
-    base = fetch(intake.base) if intake.base is not None else None
-    own = intake if intake.source == "local" else intake.model_copy(update={"path": str(_fetched(intake))})
+    base = fetch(intake.base, cache) if intake.base is not None else None
+    own = intake if intake.source == "local" else intake.model_copy(update={"path": str(_fetched(intake, cache))})
     return own.ref.model_copy(update={"base": base})
 
 
-def _fetched(intake: Intake) -> Path:
+def _fetched(intake: Intake, cache: Path | None) -> Path:
     """The folder with the files of a Hub repository, without those of a base."""
     sizes = {file.name: file.size for file in intake.files}
     name = f"{intake.name}@{intake.revision}"
@@ -96,7 +99,7 @@ def _fetched(intake: Intake) -> Path:
         private=intake.private,
         scanned=False,
     )
-    folder = hub.download(name, listing, sizes)
+    folder = hub.download(name, listing, sizes, cache)
     arrived = {file: (folder / file).stat().st_size for file in sizes if (folder / file).is_file()}
     if arrived != sizes:
         raise EngineError("hub.bad_answer", model=name, retryable=True)

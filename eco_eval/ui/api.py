@@ -151,7 +151,8 @@ class Metrics:
 
         registry = CollectorRegistry()
         registry.register(self)
-        return generate_latest(registry)
+        text: bytes = generate_latest(registry)
+        return text
 
 
 def routes(reception: Reception, store: Store, t: Texts) -> "list[BaseRoute]":
