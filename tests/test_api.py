@@ -334,6 +334,13 @@ def test_no_monster_is_a_server_error(page: str, content: str) -> None:
         post(page, f"{route}/submit", content)
 
 
+@pytest.mark.parametrize(
+    "content", ['{"data":[1e999]}', '{"data":[NaN]}', '{"data":[{}]}', '{"data":[[[]]]}', '{"data":["a","b"]}']
+)
+def test_a_value_that_no_endpoint_takes_is_refused(page: str, content: str) -> None:
+    assert post(page, "call/request", content).status_code == 422
+
+
 def test_more_than_two_megabytes_are_refused_before_they_are_read(page: str) -> None:
     body = json.dumps({"data": ["x" * 3_000_000]})
     assert post(page, "call/request", body).status_code == 413

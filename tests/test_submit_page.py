@@ -236,7 +236,7 @@ def test_who_asks_is_who_runs_the_page_and_nothing_that_is_sent(near: tuple[str,
 def test_nobody_asks_from_elsewhere_or_in_anothers_name(near: tuple[str, Path], headers: dict[str, str]) -> None:
     found = call(near[0], "submit", "vecina/rio-4", *HOW, **headers)
     assert found == {"accepted": False, "error": "reception.elsewhere", "message": found["message"]}
-    assert call(near[0], "queue", "", 200, 0, **headers)["requests"]
+    assert "requests" in call(near[0], "queue", "", 200, 0, **headers)  # anybody may read
 
 
 def test_what_another_sites_page_could_send_is_not_taken(near: tuple[str, Path]) -> None:
