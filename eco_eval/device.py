@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from dataclasses import dataclass, field
 
 from eco_eval.engines.base import Engine, OpenEngine
-from eco_eval.errors import EcoEvalError
+from eco_eval.errors import EcoEvalError, EngineError
 
 PATIENCE = 120.0
 """Seconds the device stays idle for a run in hand that may want the same judge but has not answered yet."""
@@ -71,6 +71,9 @@ class Device:
         finally:
             with self._turn:
                 self._runs.remove(run)
+                if not self._runs:
+                    # Whoever a judge stayed for may have been stopped before its turn.
+                    self._unload()
                 self._turn.notify_all()
 
     def candidate(
@@ -102,6 +105,8 @@ class Device:
     ) -> OpenEngine:
         """A judge's engine, shared with the other runs in hand that name the same.
 
+        What breaks in one that served others before may be tried again.
+
         Args:
             name: what tells it from any other judge: weights and how they are run.
             waiting, holding: as for `candidate`.
@@ -111,12 +116,16 @@ class Device:
         def opened() -> Iterator[Engine]:
             run.answering = False
             with self._turn_of(_Ticket(run, name, next(self._numbers)), waiting), holding():
+                used = self._loaded is not None and self._loaded.judge == name
                 try:
                     yield self._load(name, opener)
-                except BaseException:
+                except BaseException as error:
                     # It may be the engine that broke: whoever is next gets a fresh one.
                     with suppress(EcoEvalError, OSError):
                         self._unload()
+                    if used and isinstance(error, EngineError):
+                        # It broke, or its time was up, after it had served others: with a fresh one it may not.
+                        error.retryable = True
                     raise
                 with self._turn:
                     wanted = any(ticket.judge == name for ticket in self._waiting)

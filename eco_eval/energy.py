@@ -42,7 +42,9 @@ class Meter:
         finally:
             self._add(name, time.monotonic() - started)
             if self._counter is not None and mark is not None:
-                self._draw(name, self._counter.stop(mark))
+                drawn = self._counter.stop(mark)
+                if drawn is not None:
+                    self._draw(name, drawn)
 
     def around(self, stage: str, opener: OpenEngine) -> OpenEngine:
         """The same engine; while it is open counts for a stage."""
@@ -98,15 +100,21 @@ class Counter:
         """Begin to count; None while somebody else of this process does: nothing is counted twice."""
         if not self._lock.acquire(blocking=False):
             return None
-        self._tracker.start_task("stage")
+        try:
+            self._tracker.start_task("stage")
+        except BaseException:
+            self._lock.release()
+            raise
         return self
 
-    def stop(self, _mark: object) -> Energy:
-        """What was drawn since `start`."""
+    def stop(self, _mark: object) -> Energy | None:
+        """What was drawn since `start`; None where it was not reckoned."""
         try:
             found = self._tracker.stop_task()
         finally:
             self._lock.release()
+        if found is None:
+            return None
         return Energy(
             kwh=found.energy_consumed,
             # It says how it reckons nowhere else.

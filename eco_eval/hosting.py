@@ -1,10 +1,11 @@
-"""What `app.py` starts: the page, and on a machine with a GPU a worker beside it, in a process of its own.
+"""What `app.py` starts: the page with its ledger, or on a machine with a GPU a worker beside it, in its own process.
 
 A worker loads strangers' models: it may run out of memory or be killed, and then the page stays and starts another.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import socket
@@ -12,12 +13,14 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Final
 
 from eco_eval.engines import supervise
 from eco_eval.errors import EcoEvalError, InputError
+from eco_eval.ledger import is_mirrored, mirrored
+from eco_eval.logs import set_up_logs
 from eco_eval.settings import Settings
 from eco_eval.ui.texts import Texts
 
@@ -30,6 +33,11 @@ LONGEST_PAUSE: Final = 300.0
 
 STEADY: Final = 600.0
 """Seconds after which a worker counts as well: when it dies then, the pauses begin again at one second."""
+
+AWAY: Final = 60.0
+"""Seconds before the page's queue is opened again where its database is away."""
+
+log = logging.getLogger(__name__)
 
 
 def main() -> int:
@@ -56,6 +64,7 @@ def host(settings: Settings) -> None:
     """
     from eco_eval.ui.site import launch
 
+    set_up_logs(settings.log)
     if settings.mode == "gpu":
         _check_writable(settings.data_dir)
     ended = threading.Event()
@@ -63,14 +72,46 @@ def host(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
     blocks, _ = launch(settings, port=int(settings.environ.get("GRADIO_SERVER_PORT") or PORT), wait=False)
+    worker = settings.mode == "gpu"
+    # A worker writes the ledger itself.
+    with supervised(WORKER, settings.environ, Texts(settings.lang)) if worker else ledger_kept(settings, ended):
+        try:
+            ended.wait()
+        finally:
+            # First: what is asked until then is in the ledger's last round.
+            blocks.close()
+
+
+@contextmanager
+def ledger_kept(settings: Settings, ended: threading.Event) -> Iterator[None]:
+    """While it lasts, the page's queue is kept alike with the ledger, if the settings name one.
+
+    In a thread: the board can be seen while the ledger is read, and while the queue's database is away.
+    """
+    if not is_mirrored(settings):
+        yield
+        return
+    keeper = threading.Thread(target=_keep_ledger, args=(settings, ended), name="ledger-keeper", daemon=True)
+    keeper.start()
     try:
-        if settings.mode == "page":
-            ended.wait()
-            return
-        with supervised(WORKER, settings.environ, Texts(settings.lang)):
-            ended.wait()
+        yield
     finally:
-        blocks.close()
+        ended.set()
+        keeper.join()
+
+
+def _keep_ledger(settings: Settings, ended: threading.Event) -> None:
+    from eco_eval.queue import Queue
+
+    while not ended.is_set():
+        try:
+            with closing(Queue(settings.queue)) as queue, mirrored(queue, settings):
+                ended.wait()
+        except EcoEvalError as error:
+            log.warning("queue away", extra={"cause": error.key})
+            ended.wait(AWAY)
+        except ModuleNotFoundError:
+            return  # without the libraries of a service the page only shows
 
 
 @contextmanager

@@ -18,14 +18,15 @@ import logging
 import re
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import UTC, datetime
 
-from eco_eval.errors import ConflictError, InputError, StoreError
+from eco_eval.errors import ConflictError, EcoEvalError, InputError, StoreError
 from eco_eval.queue import Line, Queue, check_line
-from eco_eval.results import read_result, result_path
-from eco_eval.store import ABSENT, HubStore, Store
-from eco_eval.store.index import RESULTS
+from eco_eval.results import read_result, result_path, withdraw_result
+from eco_eval.settings import Settings
+from eco_eval.store import ABSENT, HubStore, Store, board_store
+from eco_eval.store.index import RESULTS, shown_results
 from eco_eval.types import Record
 
 FOLDER = "requests/"
@@ -35,6 +36,9 @@ MAX_LINE = 500_000
 
 LINES = 10_000
 """Lines written in one round at most."""
+
+LATE = 24 * 3600.0
+"""Seconds for which a result may still come of a request that was withdrawn."""
 
 TRIES = 5
 """How often a round is written again because somebody else wrote the same file first."""
@@ -110,6 +114,7 @@ class Mirror:
         self._seen: dict[str, str] = {}
         self._broken: dict[str, tuple[str, ...]] = {}
         self._checked: set[tuple[str, int]] = set()
+        self._taken_off: set[tuple[str, int]] = set()
         self._one = threading.Lock()
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._live, name="ledger", daemon=True)
@@ -135,6 +140,7 @@ class Mirror:
         with self._one:
             absorbed = sum(self._queue.absorb(lines) for lines in self._news())
             self._find_finished()
+            self._take_off_board()
             written = self._write(self._queue.unwritten(LINES))
             broken = tuple(place for path in sorted(self._broken) for place in self._broken[path])
             return Round(written=written, absorbed=absorbed, broken=broken)
@@ -146,7 +152,7 @@ class Mirror:
     def _round(self) -> None:
         try:
             self.sync()
-        except (StoreError, ConflictError) as error:
+        except EcoEvalError as error:
             log.warning("ledger away", extra={"cause": error.key})
 
     def _news(self) -> Iterator[list[Line]]:
@@ -175,7 +181,8 @@ class Mirror:
     def _find_finished(self) -> None:
         """Requests that wait for a result which is there: whoever worked on them was lost before saying so."""
         waiting = {key: at for key, at in self._queue.open_elsewhere().items() if (key, at[0]) not in self._checked}
-        there = set(self._store.list(RESULTS)) if waiting else set()
+        # One that was withdrawn has yet to be put back, which is the worker's to do.
+        there = set(shown_results(self._store)) if waiting else set()
         for request_id, (attempt, asked_at) in waiting.items():
             if result_path(request_id) in there and self._answers(request_id, attempt, asked_at):
                 published = True if isinstance(self._store, HubStore) else None
@@ -193,6 +200,19 @@ class Mirror:
         if result is None or result.id != request_id:
             return False
         return attempt == 1 or _seconds(result.provenance.finished_at) > asked_at
+
+    def _take_off_board(self) -> None:
+        """Results that came after their request was withdrawn: a worker had not heard of it, or was publishing."""
+        lately = self._queue.withdrawn(LATE).items()
+        gone = {key: (attempt, by) for key, (attempt, by) in lately if (key, attempt) not in self._taken_off}
+        there = set(self._store.list(RESULTS)) if gone else set()
+        shown = set(shown_results(self._store)) if gone else set()
+        for request_id, (attempt, by) in gone.items():
+            if result_path(request_id) in shown:
+                withdraw_result(self._store, request_id, by)
+            if result_path(request_id) in there:
+                # Whoever puts it back from now on means to.
+                self._taken_off.add((request_id, attempt))
 
     def _write(self, lines: Sequence[Line]) -> int:
         if not lines:
@@ -223,6 +243,25 @@ class Mirror:
         if new:
             end = b"" if not data or data.endswith(b"\n") else b"\n"
             self._store.write(path, data + end + to_jsonl(new), expected=version)
+
+
+@contextmanager
+def mirrored(queue: Queue, settings: Settings) -> Iterator[None]:
+    """While it lasts, the queue is kept alike with the ledger in the Hub dataset that the settings name, if any."""
+    if not is_mirrored(settings):
+        yield
+        return
+    mirror = Mirror(queue, board_store(settings))
+    mirror.start()
+    try:
+        yield
+    finally:
+        mirror.stop()
+
+
+def is_mirrored(settings: Settings) -> bool:
+    """Whether the settings name a ledger, and a token to write it with."""
+    return settings.hub_repo is not None and settings.hub_token is not None
 
 
 def _seconds(moment: str) -> float:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from importlib.util import find_spec
+from pathlib import Path
 from typing import NamedTuple
 
 from eco_eval.settings import Settings
@@ -28,14 +30,44 @@ def room(engine: str, settings: Settings) -> Room:
     """
     cards = _cards(settings.environ)
     if not cards:
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        return Room("cpu", int(SHARE * memory))
+        allowed = [] if settings.stage_memory is None else [int(settings.stage_memory * 1e9)]
+        return Room("cpu", int(SHARE * min([main_memory(), *allowed])))
     args = settings.vllm_args
     split = _option(args, "--tensor-parallel-size", "-tp") * _option(args, "--pipeline-parallel-size", "-pp")
     used = min(len(cards), split) if engine == "vllm" else 1
     # Every part is of one size, so the smallest card decides. On other nodes nobody can look.
     each = min(memory for _, memory in cards[:used])
     return Room(f"{used} × {cards[0][0]}", int(SHARE * each * max(used, split if engine == "vllm" else 1)))
+
+
+def main_memory() -> int:
+    """Bytes of main memory this process may have.
+
+    That is the machine's memory, or the limit of one of the control groups this process is in (their versions 1 and 2).
+    """
+    whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return min([whole, *group_limits(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))])
+
+
+def group_limits(membership: Path, root: Path) -> Iterator[int]:
+    """Limits of memory, in bytes, of the control groups named in a `/proc/PID/cgroup` and of those above them.
+
+    Args:
+        root: where control groups are mounted.
+    """
+    with suppress(OSError):
+        for line in membership.read_text().splitlines():
+            _, controllers, place = line.split(":", 2)
+            if controllers and "memory" not in controllers.split(","):
+                continue
+            top, file = (root / "memory", "memory.limit_in_bytes") if controllers else (root, "memory.max")
+            group = top / place.lstrip("/")
+            for folder in (group, *group.parents):
+                # A group without a limit says "max", and the highest has no file.
+                with suppress(OSError, ValueError):
+                    yield int((folder / file).read_text())
+                if folder == top:
+                    break
 
 
 def _option(args: Sequence[str], *names: str) -> int:

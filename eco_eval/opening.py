@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from types import MappingProxyType
 
 from eco_eval.energy import Meter
 from eco_eval.engines import Engine, EngineName, OpenEngine, open_engine
@@ -42,7 +43,7 @@ def open_engines(
     engine: EngineName = "transformers",
     url: str | None = None,
     judge_url: str | None = None,
-    batch_size: int | None = None,
+    batch_sizes: Mapping[str, int | None] = MappingProxyType({}),
     isolated: bool = False,
 ) -> Engines:
     """How to open the engines of a submission on this machine; nothing starts yet.
@@ -50,7 +51,7 @@ def open_engines(
     Args:
         engine: the candidate's; `url` its base URL where that is an endpoint.
         judge_url: base URL of judges that are served.
-        batch_size: conversations at once; None is the engine's own choice.
+        batch_sizes: conversations at once by model's name; None, as for others, is the engine's own choice.
         isolated: each in a child process with limits, as for strangers' weights.
     """
     first, *others = [
@@ -63,7 +64,7 @@ def open_engines(
             dtype=seat.judge.dtype,
             url=judge_url,
             key=settings.judge_key,
-            batch_size=batch_size,
+            batch_size=batch_sizes.get(ref.name),
             isolated=isolated,
         )
         for seat, ref in zip(instrument.seats, judge_refs, strict=True)
@@ -78,7 +79,7 @@ def open_engines(
             dtype=submission.model.dtype,
             url=url,
             key=settings.candidate_key,
-            batch_size=batch_size,
+            batch_size=batch_sizes.get(submission.model.name),
             isolated=isolated,
         ),
         judge=first,

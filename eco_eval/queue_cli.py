@@ -75,6 +75,7 @@ def add_service(app: typer.Typer, settings: Settings, t: Texts) -> None:
 
     @app.command(help=t("queue.worker"))
     def worker() -> None:
+        from eco_eval.ledger import mirrored
         from eco_eval.logs import set_up_logs
         from eco_eval.running import Runner
         from eco_eval.worker import Worker
@@ -133,9 +134,10 @@ def add_service(app: typer.Typer, settings: Settings, t: Texts) -> None:
             as_json: Annotated[bool, json_option] = False,
         ) -> None:
             with _queue(settings) as queue:
+                runs = queue.get(request).state.state == "running"
                 entry = getattr(queue, name)(request, _user(), operator=True)
             if name == "withdraw":
-                _take_off_board(entry.request.id, settings)
+                _take_off_board(entry.request.id, settings, runs)
             _show(entry, t, as_json)
 
     for name in ("cancel", "withdraw", "retry"):
@@ -153,23 +155,6 @@ def _queue(settings: Settings) -> "Iterator[Queue]":
         opened.close()
 
 
-@contextmanager
-def mirrored(queue: "Queue", settings: Settings) -> Iterator[None]:
-    """While it lasts, the queue is kept alike with the ledger in the Hub dataset that the settings name, if any."""
-    from eco_eval.ledger import Mirror
-    from eco_eval.store import board_store
-
-    if settings.hub_repo is None or settings.hub_token is None:
-        yield
-        return
-    mirror = Mirror(queue, board_store(settings))
-    mirror.start()
-    try:
-        yield
-    finally:
-        mirror.stop()
-
-
 def _about(settings: Settings) -> "WorkerAbout":
     """What this machine takes: the most that any of its engines does."""
     from importlib.util import find_spec
@@ -184,12 +169,13 @@ def _about(settings: Settings) -> "WorkerAbout":
     return WorkerAbout(device=device, max_bytes=most, engines=engines, version=__version__)
 
 
-def _take_off_board(request_id: str, settings: Settings) -> None:
+def _take_off_board(request_id: str, settings: Settings, runs: bool) -> None:
     from eco_eval.results import result_path, withdraw_result
     from eco_eval.store import LocalStore, board_store
 
     for store in (LocalStore(settings.data_dir), board_store(settings)):
-        if store.list(result_path(request_id)):
+        # One that runs may be publishing its result at this moment.
+        if runs or store.list(result_path(request_id)):
             withdraw_result(store, request_id, _user())
 
 

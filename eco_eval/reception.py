@@ -252,9 +252,11 @@ class Reception:
             InputError: there is no such request, or it is somebody else's.
             StoreError: the database or the store cannot be reached.
         """
+        before = self.queue().get(request_id).state.state
         entry = self.queue().withdraw(request_id, user)
         store = board_store(self.settings)
-        if store.list(result_path(entry.request.id)):
+        # One that runs may be publishing its result at this moment.
+        if before == "running" or store.list(result_path(entry.request.id)):
             withdraw_result(store, entry.request.id, user)
         return entry
 

@@ -7,16 +7,17 @@ those it was checked with. Every model runs in a child process with limits and w
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 
-from eco_eval.candidates import Limits, fetch, inspect, make_room
+from eco_eval.candidates import Intake, Limits, fetch, inspect, make_room
 from eco_eval.device import Device, Run
 from eco_eval.energy import Meter, meter_of
 from eco_eval.engines.architectures import architectures
-from eco_eval.errors import StageError
+from eco_eval.errors import ConflictError, StageError, StoreError, SubmissionRejected
 from eco_eval.instrument import Instrument, load_instrument
 from eco_eval.machine import room
 from eco_eval.opening import Engines, open_engines
@@ -31,7 +32,7 @@ from eco_eval.types import ModelRef, Progress, Result, digest
 from eco_eval.worker import Ran
 
 BATCH_SIZES = (None, 4, 1)
-"""Conversations at once: the engine's own choice, then fewer each time a run is out of memory."""
+"""Conversations at once: the engine's own choice, then fewer each time a model is out of memory."""
 
 
 class Runner:
@@ -48,22 +49,25 @@ class Runner:
         self._downloads = settings.cache_dir / "candidates"
         self._disk = threading.Lock()
         self._in_use: Counter[str] = Counter()
+        self._promised = 0
         board = board_store(settings)
         self._board = board if isinstance(board, HubStore) else None
+        # A country that nobody knows is said at the start, and not by every run.
+        meter_of(settings)
 
-    def __call__(self, request: Request, progress: Progress, squeezed: int) -> Ran:
+    def __call__(self, request: Request, progress: Progress, squeezed: Mapping[str, int]) -> Ran:
         progress("check", 0, 1)
         for store in (self._local, self._board):
             if store is not None:
                 restore_result(store, request.id)
         if self._board is not None and self._board.list(result_path(request.id)):
             return Ran(request.id, published=True)  # by a service that has lost its disk since
-        with self._device.run() as run, self._files(request) as model:
-            result, measure = self._evaluated(request, model, progress, BATCH_SIZES[squeezed], run)
+        with self._device.run() as run, self._files(request, progress, run) as model:
+            result, measure = self._evaluated(request, model, progress, squeezed, run)
         return Ran(result.id, self._published(result, measure, progress))
 
     def _evaluated(
-        self, request: Request, model: ModelRef, progress: Progress, batch_size: int | None, run: Run
+        self, request: Request, model: ModelRef, progress: Progress, squeezed: Mapping[str, int], run: Run
     ) -> tuple[Result, Instrument]:
         settings, submission = self._settings, request.submission
         measure, judges = resolve_judges(
@@ -74,21 +78,22 @@ class Runner:
         same = submission.model_copy(update={"model": model})
         # A judge's time is counted from when it is loaded, and the runs in hand share it.
         patient = settings.model_copy(update={"stage_timeout": settings.stage_timeout * settings.in_hand})
-        engines, shared = (
-            open_engines(same, measure, judges, limits, engine=request.engine, batch_size=batch_size, isolated=True)
+        batches = {ref.name: BATCH_SIZES[squeezed.get(ref.name, 0)] for ref in (model, *judges)}
+        own, shared = (
+            open_engines(same, measure, judges, limits, engine=request.engine, batch_sizes=batches, isolated=True)
             for limits in (settings, patient)
         )
-        engines = replace(shared, candidate=engines.candidate)
+        engines = replace(shared, candidate=own.candidate)
         meter = meter_of(settings)
         names = [
-            digest([ref.name, ref.revision, seat.judge.engine, seat.judge.dtype, seat.judge.context, batch_size])
+            digest([ref.name, ref.revision, seat.judge.engine, seat.judge.dtype, seat.judge.context, batches[ref.name]])
             for ref, seat in zip(judges, measure.seats, strict=True)
         ]
         lent = self._lent(engines, names, run, meter, progress)
         return evaluate(same, measure, lent, self._local, progress, private=self._private, meter=meter), measure
 
     @contextmanager
-    def _files(self, request: Request) -> Iterator[ModelRef]:
+    def _files(self, request: Request, progress: Progress, run: Run) -> Iterator[ModelRef]:
         """The request's model with its files on this machine, checked again; they stay for as long as this lasts.
 
         Raises:
@@ -111,17 +116,38 @@ class Runner:
         if found.revision != pinned.revision or (found.base is None) != (pinned.base is None):
             raise StageError("queue.other_weights", model=pinned.name, found=found.revision, pinned=pinned.revision)
         revisions = [found.revision, *([found.base.revision] if found.base is not None else [])]
-        with self._disk:
-            self._in_use.update(revisions)
-            if on_hub:
-                make_room(found, self._downloads, self._in_use)
+        coming = self._room_for(found, revisions, progress, run)
         try:
-            ref = fetch(found, self._downloads)
+            try:
+                ref = fetch(found, self._downloads)
+            finally:
+                with self._disk:
+                    self._promised -= coming
             yield pinned.model_copy(update={"path": ref.path, "base": ref.base})
         finally:
             with self._disk:
                 self._in_use.subtract(revisions)
                 self._in_use += Counter()
+
+    def _room_for(self, found: Intake, revisions: list[str], progress: Progress, run: Run) -> int:
+        """Wait until there is room on the disk for a model, and claim it; returns the bytes that are to come."""
+        while True:
+            with self._disk:
+                try:
+                    coming = make_room(found, self._downloads, self._in_use, self._promised)
+                except SubmissionRejected:
+                    # What the other runs in hand hold is free when they end.
+                    if not self._in_use:
+                        raise
+                else:
+                    self._in_use.update(revisions)
+                    self._promised += coming
+                    run.answering = True
+                    return coming
+            # Those it waits for need not wait for its answers.
+            run.answering = False
+            progress("wait", 0, 1)
+            time.sleep(1)
 
     def _lent(self, engines: Engines, names: list[str], run: Run, meter: Meter, progress: Progress) -> Engines:
         """The engines, each opened when it is this run's turn on the device."""
@@ -149,5 +175,8 @@ class Runner:
         if not (result.publishable or everything):
             return False
         progress("publish", 0, 1)
-        publish(result.id, self._local, self._board, unpublishable=everything, languages=[measure.lang])
+        try:
+            publish(result.id, self._local, self._board, unpublishable=everything, languages=[measure.lang])
+        except ConflictError as error:
+            raise StoreError(error.key, retryable=True, **error.values) from error
         return True

@@ -21,7 +21,7 @@ PREFIX = "ECO_EVAL_"
 class Settings(Record):
     """Settings of one process, each from an `ECO_EVAL_…` variable of the same name in capitals.
 
-    lang: language of messages, `es` or `en`.
+    lang: language of the command line and of the HTTP API's messages, `es` or `en`; the page is in both.
     data_dir: the store, a local directory.
     cache_dir: trained demo models, built prompt sets, what was generated; safe to delete.
     private_dir: answers to hidden prompts, on this machine and never with what is published.

@@ -12,7 +12,8 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import NamedTuple, TypeVar
 
@@ -32,14 +33,15 @@ class Ran(NamedTuple):
     published: bool | None = None
 
 
-Evaluate = Callable[[Request, Progress, int], Ran]
+Evaluate = Callable[[Request, Progress, Mapping[str, int]], Ran]
 """`run(request, progress, squeezed)` evaluates a request and keeps its result. `progress` may raise `Superseded` or
-something that ends this worker: then it drops what it does. `squeezed` counts how often it ran out of memory before."""
+something that ends this worker: then it drops what it does. `squeezed` counts by model's name how often one ran out of
+memory before: the candidate, or a judge."""
 
 OUT_OF_MEMORY = ("engine.out_of_memory", "engine.memory_limit")
 
 MOST_SQUEEZED = 2
-"""How often a run is tried again with smaller batches after it ran out of memory."""
+"""How often a run is tried again with smaller batches after one of its models ran out of memory."""
 
 RETRIES = 4
 """How often a stage that broke for a passing cause is tried again."""
@@ -161,14 +163,15 @@ class Worker:
 
     def _tried(self, request: Request, generation: int, report: _Report) -> Ran:
         """What it comes to, after as many tries as its causes deserve."""
-        tries = squeezed = 0
+        tries, squeezed = 0, Counter[str]()
         while True:
             try:
                 return self._run(request, report, squeezed)
             except StageError as caught:
                 error = caught
-            if error.key in OUT_OF_MEMORY and squeezed < MOST_SQUEEZED:
-                squeezed += 1
+            model = str(error.values.get("model"))
+            if error.key in OUT_OF_MEMORY and squeezed[model] < MOST_SQUEEZED:
+                squeezed[model] += 1
             elif error.key not in OUT_OF_MEMORY and error.retryable and tries < RETRIES:
                 tries += 1
             else:

@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -30,7 +31,7 @@ def store_at(place: str, cache: Path) -> Store:
 
 
 def main(url: str, folder: Path, seconds: float, ledger: str | None = None) -> None:
-    def run(request: Request, progress: Progress, squeezed: int) -> Ran:
+    def run(request: Request, progress: Progress, squeezed: Mapping[str, int]) -> Ran:
         number = request.submission.model.name[-1]
         for done in range(3):
             progress("answer", done, 3)

@@ -32,11 +32,11 @@ from eco_eval.engines.child import (
     ChildEngine,
     checked_completion,
     checked_scores,
-    group_limits,
     memory_limit,
     private_files,
 )
 from eco_eval.errors import EngineError, InputError
+from eco_eval.machine import group_limits, room
 from eco_eval.settings import Settings
 from eco_eval.types import Completion, Decoding, Failure, LabelScores, ModelRef
 from eco_eval.ui.texts import Texts, catalogue
@@ -210,6 +210,10 @@ print(json.dumps({
     "new": {path: tried(lambda: (Path(path).parent / "new").touch()) for path in paths},
     "grandchild": {path: grandchild(path) for path in paths},
     "parent": [reads(f"/proc/{parent}/environ"), tried(lambda: os.kill(parent, 0))],
+    "kernel": [
+        tried(lambda: os.close(os.open(f"/proc/{name}", os.O_WRONLY)))
+        for name in ("sys/kernel/core_pattern", f"{parent}/oom_score_adj", "self/comm")
+    ],
     "scratch": tried(lambda: (Path(os.environ["TMPDIR"]) / "x").write_text("x")),
 }))
 """
@@ -248,6 +252,7 @@ def test_private_files_and_other_processes_are_out_of_reach(tmp_path: Path, tiny
     assert set(found["new"].values()) == {"PermissionError"}
     assert list(found["grandchild"].values()) == [1] * 4 + [0] * 2
     assert found["parent"] == ["PermissionError"] * 2
+    assert found["kernel"] == ["PermissionError"] * 2 + ["done"]
     assert found["scratch"] == "done"
     assert all((tmp_path / name).exists() for name in hidden + shown)
 
@@ -263,12 +268,17 @@ def test_a_model_inside_a_forbidden_folder_answers(tiny_model: Path, tmp_path: P
         assert len(list(engine.complete(PROMPTS, GREEDY))) == 4
 
 
-def test_private_files_are_the_store_the_hidden_answers_and_the_queue(tmp_path: Path) -> None:
+def test_private_files_are_the_store_the_hidden_answers_the_queue_and_the_tokens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokens = (tmp_path / "token", tmp_path / "stored_tokens")
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tokens[0]))
+    monkeypatch.setattr("huggingface_hub.constants.HF_STORED_TOKENS_PATH", str(tokens[1]))
     settings = Settings(data_dir=Path("a"), private_dir=Path("b"), queue_url=f"sqlite:///{tmp_path}/q")
     files = [tmp_path / name for name in ("q", "q-wal", "q-shm", "q-journal")]
-    assert private_files(settings) == (Path("b"), Path("a"), *files)
+    assert private_files(settings) == (Path("b"), Path("a"), *files, *tokens)
     served = Settings(queue_url="postgresql://host/db", data_dir=Path("a"), private_dir=Path("b"))
-    assert private_files(served) == (Path("b"), Path("a"))
+    assert private_files(served) == (Path("b"), Path("a"), *tokens)
 
 
 # --- limits
@@ -379,6 +389,18 @@ def test_the_default_limit_is_most_of_the_smallest_memory_around(tmp_path: Path)
     membership.write_text("9:name=systemd:/x\n8:cpu,memory:/c\n7:cpuset:/\n0::/a/b\n")
     assert list(group_limits(membership, root)) == [3000, 2000, 1000]
     assert list(group_limits(tmp_path / "none", root)) == []
+
+
+def test_without_a_graphics_card_a_model_has_the_main_memory_it_may_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("eco_eval.machine._cards", lambda environ: [])
+    monkeypatch.setattr("eco_eval.machine.group_limits", lambda *places: [10 * 10**9])
+    assert room("transformers", Settings()).max_bytes == 8 * 10**9
+    assert room("transformers", Settings(stage_memory=5)).max_bytes == 4 * 10**9
+    assert room("transformers", Settings(stage_memory=50)).max_bytes == 8 * 10**9
+    assert memory_limit(None) == 9 * 10**9
+    monkeypatch.setattr("eco_eval.machine.group_limits", lambda *places: iter([]))
+    whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert memory_limit(None) == whole * 9 // 10
 
 
 # --- a child that dies
@@ -604,6 +626,13 @@ def test_what_no_engine_says_is_refused(data: bytes, labels: tuple[str, ...]) ->
     assert (caught.value.key, caught.value.retryable) == ("engine.bad_reply", False)
 
 
+def test_a_child_speaks_of_no_other_model() -> None:
+    broke = {"what": "broke", "key": "engine.out_of_memory", "values": {"model": "judge"}, "fixable": False}
+    with pytest.raises(EngineError) as caught:
+        heard(said({**broke, "retryable": True}))
+    assert (caught.value.key, caught.value.values["model"]) == ("engine.out_of_memory", "tiny")
+
+
 def test_half_a_message_is_a_child_that_died() -> None:
     with pytest.raises(EngineError) as caught:
         heard(said(ANSWER)[:-3])
@@ -616,7 +645,7 @@ def test_an_error_of_a_child_steers_no_terminal() -> None:
     with pytest.raises(EngineError) as caught:
         heard(said(broke))
     assert (caught.value.key, caught.value.retryable) == ("engine.run_failed", True)
-    assert caught.value.values == {"model": "m", "reason": "[2Jbad"}
+    assert caught.value.values == {"model": "tiny", "reason": "[2Jbad"}
 
 
 def opened(**info: Any) -> bytes:

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
@@ -105,6 +105,60 @@ def test_a_judge_that_broke_is_opened_anew_for_the_next() -> None:
         with pytest.raises(EngineError):
             first.result()
     assert machine.loaded.count("judge") == 2
+    assert machine.now == 0
+
+
+def test_a_judge_that_broke_after_serving_others_may_be_tried_again() -> None:
+    device, machine = Device(), Machine()
+    # The judge stays loaded for whoever waits, so the second finds one that has served.
+    broken: list[EngineError] = []
+
+    def breaking(number: int) -> None:
+        with device.run() as run:
+            try:
+                with device.judge(run, "judge", machine.opener("judge"), no_wait)():
+                    time.sleep(0.2)
+                    if number:
+                        raise EngineError("engine.time_limit", model="judge", limit=1)
+            except EngineError as error:
+                broken.append(error)
+
+    with ThreadPoolExecutor(3) as pool:
+        for number in range(2):
+            pool.submit(breaking, number)
+            time.sleep(0.05)
+    assert machine.loaded == ["judge"]
+    assert [error.retryable for error in broken] == [True]
+    breaking(1)
+    assert [error.retryable for error in broken] == [True, False]
+
+
+def test_a_judge_that_stayed_for_a_run_that_was_stopped_does_not_stay_for_ever() -> None:
+    device, machine = Device(), Machine()
+    asked = threading.Event()
+
+    @contextmanager
+    def stopped() -> Iterator[None]:
+        raise Stopped
+        yield
+
+    class Stopped(BaseException):
+        pass
+
+    def second() -> None:
+        with (
+            suppress(Stopped),
+            device.run() as run,
+            device.judge(run, "judge", machine.opener("judge"), asked.set, stopped)(),
+        ):
+            pass
+
+    with ThreadPoolExecutor(1) as pool, device.run() as first:
+        with device.judge(first, "judge", machine.opener("judge"), no_wait)():
+            other = pool.submit(second)
+            assert asked.wait(5), "it waits for the judge"
+        other.result()
+    assert machine.loaded == ["judge"]
     assert machine.now == 0
 
 

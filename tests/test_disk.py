@@ -88,6 +88,27 @@ def test_what_is_there_needs_no_room_and_stays(cache: Path) -> None:
     assert names(cache) == {"older", "new"}
 
 
+def test_room_that_others_were_promised_is_theirs(cache: Path) -> None:
+    assert make_room(wanted(SIZE), cache, promised=SIZE) == SIZE
+    assert names(cache) == {"new"}
+
+
+def test_what_is_not_downloaded_needs_no_room_on_a_full_disk(cache: Path) -> None:
+    local = wanted(SIZE).model_copy(update={"source": "local"})
+    for one in (local, wanted(SIZE, revision=f"{400:040x}")):
+        assert make_room(one, cache, promised=10**12) == 0
+    assert names(cache) == {"old", "older", "new"}
+    assert make_room(local.model_copy(update={"base": wanted(SIZE)}), cache) == SIZE
+    assert names(cache) == {"old", "new"}
+
+
+def test_of_a_download_that_was_cut_short_the_rest_needs_room(cache: Path) -> None:
+    one = wanted(SIZE, revision=f"{300:040x}")
+    whole = one.model_copy(update={"files": (*one.files, File(name="model-2.safetensors", size=2 * SIZE))})
+    assert make_room(whole, cache) == 2 * SIZE
+    assert names(cache) == {"old"}
+
+
 def test_too_little_room_without_any_of_them_is_said(cache: Path) -> None:
     with pytest.raises(SubmissionRejected) as caught:
         make_room(wanted(2_000_000), cache, in_use=[f"{100:040x}"])

@@ -74,6 +74,26 @@ def test_two_runs_at_once_are_not_counted_twice(counter: Counter) -> None:
     assert two.seconds["answer"] > 0.2
 
 
+def test_what_could_not_be_reckoned_is_left_out_and_the_run_goes_on(
+    counter: Counter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    meter = Meter(counter)
+    with monkeypatch.context() as broken:
+        broken.setattr(counter._tracker, "stop_task", lambda: None)
+        with meter.stage("answer"):
+            pass
+    assert "answer" in meter.seconds
+    assert "answer" not in meter.energy
+    counter._tracker.stop_task()
+    with monkeypatch.context() as broken:
+        broken.setattr(counter._tracker, "start_task", lambda name: 1 / 0)
+        with pytest.raises(ZeroDivisionError), meter.stage("answer"):
+            pass
+    with meter.stage("answer"):
+        busy(0.2)
+    assert "answer" in meter.energy
+
+
 def test_what_breaks_is_counted_all_the_same(counter: Counter) -> None:
     meter = Meter(counter)
     with pytest.raises(ZeroDivisionError), meter.stage("answer"):

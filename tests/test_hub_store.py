@@ -724,7 +724,7 @@ def test_the_card_says_what_is_there_and_credits_every_source(
     card = hub.files(repo, "dataset")["README.md"].decode()
     front = yaml.safe_load(card.split("---\n")[1])
     assert (front["license"], front["language"]) == ("cc-by-4.0", ["es"])
-    assert [one["config_name"] for one in front["configs"]] == ["results", "answers", "judgements"]
+    assert [one["config_name"] for one in front["configs"]] == ["results", "answers", "judgements", "requests"]
     assert [one["config_name"] for one in front["configs"] if one.get("default")] == ["results"]
     for word in ("Cómo citar", "How to cite", "- Ana, CC-BY-4.0", "10.57967/hf/1148", repo):
         assert word in card

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,9 +16,9 @@ from hub import LocalHub
 from tiny import make_tiny_model
 
 from eco_eval import opening, running
-from eco_eval.candidates import resolve
+from eco_eval.candidates import Intake, resolve
 from eco_eval.engines import Engine, open_engine
-from eco_eval.errors import StageError, SubmissionRejected
+from eco_eval.errors import InputError, StageError, SubmissionRejected
 from eco_eval.instrument import Instrument, load_instrument
 from eco_eval.queue import Request
 from eco_eval.results import load_results, read_result, withdraw_result
@@ -92,7 +93,7 @@ def test_runs_in_hand_share_their_judge(
     def go(folder: Path) -> Ran:
         one = asking(folder, settings)
         together.wait()
-        return runner(one, lambda stage, done, total: stages.append((folder.name, stage)), 0)
+        return runner(one, lambda stage, done, total: stages.append((folder.name, stage)), {})
 
     with ThreadPoolExecutor(2) as pool:
         ran = list(pool.map(go, folders))
@@ -112,11 +113,13 @@ def test_runs_in_hand_share_their_judge(
         assert any(stage == "wait" for name, stage in stages)
 
 
-def test_a_run_that_was_out_of_memory_has_smaller_batches(
+def test_a_model_that_was_out_of_memory_has_smaller_batches(
     folders: list[Path], settings: Settings, opened: Opened
 ) -> None:
-    Runner(settings)(asking(folders[0], settings), no_progress, 2)
-    assert [batch for _, batch, _ in opened] == [1, 1]
+    Runner(settings)(asking(folders[0], settings), no_progress, {folders[0].name: 2})
+    assert [batch for _, batch, _ in opened] == [1, None]
+    Runner(settings)(asking(folders[1], settings), no_progress, {"demo-judge": 1})
+    assert [batch for _, batch, _ in opened[2:]] == [None, 4]
 
 
 def test_a_folder_with_other_weights_than_asked_for_is_refused(
@@ -126,14 +129,14 @@ def test_a_folder_with_other_weights_than_asked_for_is_refused(
     asked = asking(folder, settings)
     shutil.copyfile(folders[1] / "model.safetensors", folder / "model.safetensors")
     with pytest.raises(StageError) as caught:
-        Runner(settings)(asked, no_progress, 0)
+        Runner(settings)(asked, no_progress, {})
     assert caught.value.key == "queue.other_weights"
     assert opened == []
 
 
 def test_a_path_is_refused_to_strangers(folders: list[Path], settings: Settings, opened: Opened) -> None:
     with pytest.raises(SubmissionRejected) as caught:
-        Runner(settings)(asking(folders[0], settings, user="hub:luz"), no_progress, 0)
+        Runner(settings)(asking(folders[0], settings, user="hub:luz"), no_progress, {})
     assert caught.value.key == "model.not_found"
     assert opened == []
 
@@ -143,20 +146,56 @@ def test_what_does_not_fit_is_refused_before_it_is_loaded(
 ) -> None:
     monkeypatch.setattr("eco_eval.machine.SHARE", 1e-9)
     with pytest.raises(SubmissionRejected) as caught:
-        Runner(settings)(asking(folders[0], settings), no_progress, 0)
+        Runner(settings)(asking(folders[0], settings), no_progress, {})
     assert caught.value.key == "model.too_large"
     assert opened == []
+
+
+def test_a_run_waits_for_room_on_the_disk_that_others_hold(
+    folders: list[Path], settings: Settings, monkeypatch: pytest.MonkeyPatch, opened: Opened
+) -> None:
+    """Room for one at a time: the second is not refused."""
+
+    def one_at_a_time(intake: Intake, cache: Path, in_use: Collection[str], promised: int) -> int:
+        if in_use:
+            raise SubmissionRejected("model.no_disk", model=intake.name, missing=1)
+        return 10
+
+    monkeypatch.setattr(running, "make_room", one_at_a_time)
+    runner, waited = Runner(settings), threading.Event()
+
+    def first(stage: str, done: int, total: int) -> None:
+        assert stage != "answer" or done or waited.wait(30), "nobody waited"
+
+    def second(stage: str, done: int, total: int) -> None:
+        if stage == "wait":
+            waited.set()
+
+    with ThreadPoolExecutor(2) as pool:
+        one = pool.submit(runner, asking(folders[0], settings), first, {})
+        while not runner._in_use and not one.done():
+            time.sleep(0.01)
+        two = pool.submit(runner, asking(folders[1], settings), second, {})
+        assert one.result().result != two.result().result
+    assert not runner._in_use
+    assert runner._promised == 0
+
+
+def test_an_unknown_country_is_said_before_anything_runs(settings: Settings) -> None:
+    with pytest.raises(InputError) as caught:
+        Runner(settings.model_copy(update={"country": "XQX"}))
+    assert caught.value.key == "energy.unknown_country"
 
 
 def test_asked_again_a_withdrawn_result_is_back_on_the_board(
     folders: list[Path], settings: Settings, opened: Opened
 ) -> None:
     runner, asked = Runner(settings), asking(folders[0], settings)
-    result_id = runner(asked, no_progress, 0).result
+    result_id = runner(asked, no_progress, {}).result
     store = LocalStore(settings.data_dir)
     withdraw_result(store, result_id, "local:ana")
     assert result_id not in [one.id for one in load_results(store)[0]]
-    assert runner(asked, no_progress, 0).result == result_id
+    assert runner(asked, no_progress, {}).result == result_id
     assert result_id in [one.id for one in load_results(store)[0]]
     assert len(opened) == 2
 
@@ -169,11 +208,11 @@ def _publish(folder: Path, settings: Settings) -> list[Any]:
     found: list[Any] = []
     for change in ({"publish": "publishable"}, {}, {"data_dir": settings.data_dir / "lost"}):
         stages.append("-")
-        ran = Runner(settings.model_copy(update=change))(asked, lambda stage, *_: stages.append(stage), 0)
+        ran = Runner(settings.model_copy(update=change))(asked, lambda stage, *_: stages.append(stage), {})
         found.append((ran.published, [one.id for one in load_results(board)[0] if not one.is_anchor]))
     withdraw_result(board, asked.id, "ana")
     gone = [one.id for one in load_results(board)[0] if not one.is_anchor]
-    Runner(settings)(asked, no_progress, 0)
+    Runner(settings)(asked, no_progress, {})
     return [asked.id, found, gone, [one.id for one in load_results(board)[0] if not one.is_anchor], stages]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import re
 from collections.abc import Iterable, Iterator
@@ -47,8 +48,12 @@ def translated(name: str) -> Iterator[None]:
         raise SubmissionRejected("model.not_on_hub", model=name) from error
     except errors.HFValidationError as error:
         raise SubmissionRejected("model.not_found", model=name) from error
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise EngineError("hub.disk_full", model=name) from error
+        raise EngineError("hub.unreachable", model=name, retryable=True, reason=type(error).__name__) from error
     # The client lets its HTTP library's own error through when nobody answers.
-    except (HTTPError, OSError) as error:
+    except HTTPError as error:
         raise EngineError("hub.unreachable", model=name, retryable=True, reason=type(error).__name__) from error
 
 

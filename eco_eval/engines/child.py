@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import re
 import shutil
 import signal
@@ -43,6 +42,7 @@ from eco_eval.engines.channel import (
     Stop,
 )
 from eco_eval.errors import EngineError, InputError
+from eco_eval.machine import main_memory
 from eco_eval.settings import Settings
 from eco_eval.types import Completion, Conversation, Decoding, EngineInfo, Failure, LabelScores
 
@@ -242,6 +242,9 @@ class ChildEngine:
             self._refuse(f"An unknown error: {broke.key}")
         known = ERRORS[broke.key] | {"log"}
         values = {name: _without_controls(value) for name, value in broke.values.items() if name in known}
+        if "model" in values:
+            # Whose memory ran out decides what is tried again with smaller batches.
+            values["model"] = self._model.name
         if broke.fixable:
             raise InputError(broke.key, **values)
         raise EngineError(broke.key, retryable=broke.retryable, **values)
@@ -325,44 +328,22 @@ def _without_controls(text: str) -> str:
 
 
 def memory_limit(gigabytes: float | None) -> int:
-    """Bytes of main memory that a model may take: so many gigabytes, or nine tenths of what this machine gives us.
-
-    That is the machine's memory, or the limit of one of the control groups this process is in (their versions 1 and 2).
-    """
+    """Bytes of main memory that a model may take: so many gigabytes, or nine tenths of what this machine gives us."""
     if gigabytes is not None:
         return int(gigabytes * 1e9)
-    whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return min(whole, *group_limits(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))) * 9 // 10
-
-
-def group_limits(membership: Path, root: Path) -> Iterator[int]:
-    """Limits of memory, in bytes, of the control groups named in a `/proc/PID/cgroup` and of those above them.
-
-    Args:
-        root: where control groups are mounted.
-    """
-    with suppress(OSError):
-        for line in membership.read_text().splitlines():
-            _, controllers, place = line.split(":", 2)
-            if controllers and "memory" not in controllers.split(","):
-                continue
-            top, file = (root / "memory", "memory.limit_in_bytes") if controllers else (root, "memory.max")
-            group = top / place.lstrip("/")
-            for folder in (group, *group.parents):
-                # A group without a limit says "max", and the highest has no file.
-                with suppress(OSError, ValueError):
-                    yield int((folder / file).read_text())
-                if folder == top:
-                    break
+    return main_memory() * 9 // 10
 
 
 def private_files(settings: Settings) -> tuple[Path, ...]:
-    """What no model may read: answers to hidden prompts, the store, the queue's database."""
+    """What no model may read: answers to hidden prompts, the store, the queue's database, the Hub client's tokens."""
+    from huggingface_hub import constants
+
     prefix = "sqlite:///"
     database = [settings.queue.removeprefix(prefix)] if settings.queue.startswith(prefix) else []
     # SQLite keeps what it has just written beside it.
     files = [Path(name + end) for name in database for end in ("", "-wal", "-shm", "-journal")]
-    return (settings.private_dir, settings.data_dir, *files)
+    tokens = (Path(constants.HF_TOKEN_PATH), Path(constants.HF_STORED_TOKENS_PATH))
+    return (settings.private_dir, settings.data_dir, *files, *tokens)
 
 
 def _environment(environ: Mapping[str, str], scratch: Path) -> dict[str, str]:

@@ -16,6 +16,7 @@ from pathlib import Path
 from eco_eval.engines import Engine, landlock, open_local
 from eco_eval.engines.channel import REQUESTS, Broke, Call, Channel, Ended, Opened, Outcome, Request, Start
 from eco_eval.errors import EngineError, InputError
+from eco_eval.settings import Settings
 from eco_eval.types import Completion, Failure, LabelScores
 
 STUCK_SECONDS = 60.0
@@ -38,7 +39,7 @@ def _serve_model(channel: Channel, start: Start) -> None:
     # First of all: the kernel restrains a thread and what it starts, and libraries start threads when imported.
     sealed = _seal(start)
     try:
-        engine = open_local(start.model, os.environ)
+        engine = open_local(start.model, Settings.from_env().environ)
     except (InputError, EngineError) as error:
         channel.send(_broke(error))
         return
@@ -62,7 +63,8 @@ def _seal(start: Start) -> bool:
         return landlock.restrain(
             forbidden=start.forbidden,
             readable=[*folders, *contents, *python],
-            writable=[Path(tempfile.gettempdir()), Path("/dev"), Path("/proc")],
+            # Of /proc its own: root, whatever powers it laid down, may write the kernel's settings there.
+            writable=[Path(tempfile.gettempdir()), Path("/dev"), Path("/proc/self")],
         )
     except OSError:
         logging.getLogger(__name__).exception("Landlock")

@@ -49,15 +49,6 @@ _FLAGS = """
     --no-enable-prefix-caching --disable-cascade-attn --language-model-only --skip-mm-profiling --numa-bind
 """
 
-_ENVIRONMENT = {
-    "HF_HUB_OFFLINE": "1",
-    "TRANSFORMERS_OFFLINE": "1",
-    "HF_TOKEN_PATH": "/dev/null",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "VLLM_NO_USAGE_STATS": "1",
-    "DO_NOT_TRACK": "1",
-}
-
 _LOG_LINES = 20
 _PORTS = 3
 
@@ -261,7 +252,7 @@ class VllmEngine:
             model=name,
             context=self._context,
             timeout=start_timeout,
-            environ={"VLLM_CPU_KVCACHE_SPACE": "1", **supervise.safe_environment(environ), **_ENVIRONMENT},
+            environ={"VLLM_CPU_KVCACHE_SPACE": "1", **supervise.safe_environment(environ), **supervise.OFFLINE},
         )
         served = self._server.served_name
         self.served_name = served if adapter is None else _lora_name(served)

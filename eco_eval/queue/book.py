@@ -59,7 +59,8 @@ def _fresh(c: Any, tables: Tables, lines: Sequence[Line]) -> list[Line]:
     t, known = tables.events, set[str]()
     for some in parts([line.uid for line in lines]):
         known.update(c.execute(tables.sa.select(t.c.uid).where(t.c.uid.in_(some))).scalars())
-    return [line for line in lines if line.uid not in known]
+    # Two requests may claim one number: the first line that is read has it.
+    return list({line.uid: line for line in reversed(lines) if line.uid not in known}.values())[::-1]
 
 
 def _keep(c: Any, tables: Tables, lines: Sequence[Line]) -> None:

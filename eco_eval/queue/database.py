@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter
 
-from eco_eval.errors import StoreError
+from eco_eval.errors import InputError, StoreError
 from eco_eval.queue.fold import new_uid, travels
 from eco_eval.queue.records import MAX_VALUES, Failed, Finished, Request, clean
 
@@ -94,6 +95,7 @@ class Database:
         url: `sqlite:///path` or `postgresql://…`.
 
     Raises:
+        InputError: that is no such address.
         StoreError: the database cannot be reached or prepared.
     """
 
@@ -101,6 +103,7 @@ class Database:
         import sqlalchemy as sa
         from dbos import DBOS
 
+        _check_url(url)
         with translated():
             if url.startswith("sqlite:///"):
                 Path(url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
@@ -129,6 +132,12 @@ class Database:
         with translated(), self.engine.connect() as c:
             yield c
 
+    def now(self, c: Any) -> float:
+        """Seconds since 1970 by one clock for everybody: machines whose own differ would take each other for dead."""
+        if self.engine.dialect.name != "postgresql":
+            return time.time()
+        return float(c.execute(self.tables.sa.text("SELECT extract(epoch FROM clock_timestamp())")).scalar_one())
+
 
 def parts(values: Sequence[T]) -> Iterator[Sequence[T]]:
     """Values in pieces that a statement takes."""
@@ -147,6 +156,22 @@ def translated() -> Iterator[None]:
     except (SQLAlchemyError, dbos_errors.DBOSException, OSError) as error:
         reason = str(getattr(error, "orig", None) or error).partition("\n")[0]
         raise StoreError("queue.unreachable", retryable=True, reason=reason) from error
+
+
+def _check_url(url: str) -> None:
+    """Refuse what is no address, without a word of it: a password may be in it, or in what was taken for its host."""
+    import sqlalchemy as sa
+
+    try:
+        parsed = sa.make_url(url)
+        backend, host = parsed.get_backend_name(), parsed.host or ""
+        known = backend in ("postgres", "postgresql") and "@" not in host
+        known = known or (backend == "sqlite" and parsed.database not in (None, "", ":memory:"))
+    except (ValueError, sa.exc.SQLAlchemyError):
+        known = False
+    if not known:
+        # Not as the cause: it, too, may quote the address.
+        raise InputError("settings.bad_value", variable="ECO_EVAL_QUEUE_URL", value="…")
 
 
 def _engine(url: str) -> Any:

@@ -57,6 +57,7 @@ class Queue:
         url: `sqlite:///path` or `postgresql://…`.
 
     Raises:
+        InputError: that is no such address.
         StoreError: the database cannot be reached or prepared.
     """
 
@@ -280,19 +281,18 @@ class Queue:
             about: what it runs on; None leaves what it said before.
         """
         t = self._tables.workers
-        values: dict[str, object] = {"beat_at": time.time()}
-        if about is not None:
-            values["about"] = about.model_dump_json()
+        values: dict[str, object] = {} if about is None else {"about": about.model_dump_json()}
         with self._transaction(worker) as c:
+            values["beat_at"] = self._database.now(c)
             if not c.execute(t.update().where(t.c.id == worker).values(**values)).rowcount:
                 c.execute(t.insert().values(id=worker, **values))
 
     def workers(self, silent: float) -> list[WorkerSeen]:
         """Workers of this database that were heard of in the last so many seconds, by name."""
         t = self._tables.workers
-        query = self._tables.sa.select(t).where(t.c.beat_at > time.time() - silent).order_by(t.c.id)
+        query = self._tables.sa.select(t).order_by(t.c.id)
         with self._reading() as c:
-            rows = c.execute(query).all()
+            rows = c.execute(query.where(t.c.beat_at > self._database.now(c) - silent)).all()
         return [
             WorkerSeen(
                 name=row.id,
@@ -316,7 +316,8 @@ class Queue:
         """
         t, w = self._tables.requests, self._tables.workers
         with self._reading() as c:
-            alive = set(c.execute(self._tables.sa.select(w.c.id).where(w.c.beat_at > time.time() - silent)).scalars())
+            heard = w.c.beat_at > self._database.now(c) - silent
+            alive = set(c.execute(self._tables.sa.select(w.c.id).where(heard)).scalars())
         # By DBOS's own account: a worker can die after it was handed a run and before it took it.
         with translated():
             handed = self._client.list_workflows(status="PENDING", name=WORKFLOW, load_input=False, load_output=False)
@@ -365,6 +366,15 @@ class Queue:
         query = sa.select(t.c.id, t.c.attempt, t.c.made_at).where(t.c.state.in_(OPEN_STATES), t.c.worker == "")
         with self._reading() as c:
             return {row.id: (row.attempt, row.made_at) for row in c.execute(query)}
+
+    def withdrawn(self, seconds: float) -> dict[str, tuple[int, str]]:
+        """Requests that were taken back in the last so many seconds: id → (attempt, by whom)."""
+        t = self._tables.requests
+        lately = (t.c.state == "withdrawn", t.c.updated_at > time.time() - seconds)
+        query = self._tables.sa.select(t.c.id, t.c.attempt, t.c.detail).where(*lately)
+        with self._reading() as c:
+            rows = c.execute(query).all()
+        return {row.id: (row.attempt, Withdrawn.model_validate_json(row.detail).by) for row in rows}
 
     def found_finished(self, request_id: str, attempt: int, *, published: bool | None = None) -> bool:
         """An open request's result is there already: nobody need work on it. Returns whether that was news."""

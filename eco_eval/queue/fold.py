@@ -37,6 +37,12 @@ WEIGHT = {"asked": 0, "taken": 1, "cancelled": 2, "failed": 3, "finished": 4, "w
 """A run that came to an end was cancelled too late, and whoever asked may take back what is finished. What else is said
 changes no state."""
 
+MOST_ATTEMPTS = 10**6
+"""A later attempt is taken from nobody: whoever asks next must still find a number that a database takes."""
+
+_WORD = re.compile(r"[a-z0-9_.]{1,100}", re.ASCII)
+"""A stage, or the key of a message."""
+
 
 class Line(Record):
     """One thing that happened to a request, wherever it did.
@@ -91,13 +97,14 @@ def check_line(line: Line) -> None:
             raise InputError("queue.unusable", field="request")
         if not travels(line.payload):
             raise InputError("queue.unusable", field="model")
-    fine = is_text(line.detail)
+    fine = is_text(line.detail) and line.attempt <= MOST_ATTEMPTS
     if isinstance(line.state, Finished):
         fine = fine and is_id(line.state.result)
     elif line.state is not None:
-        texts = [line.state.stage, line.state.key, *line.state.values, *line.state.values.values()]
+        words = all(_WORD.fullmatch(text) for text in (line.state.stage, line.state.key))
+        texts = [*line.state.values, *line.state.values.values()]
         short = len(line.state.values) <= MAX_VALUES and all(len(text) <= MAX_DETAIL for text in texts)
-        fine = fine and short and all(is_text(text) for text in texts)
+        fine = fine and words and short and all(is_text(text) for text in texts)
     if not fine:
         raise InputError("queue.unusable", field="state" if line.state is not None else "detail")
 

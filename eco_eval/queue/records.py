@@ -186,7 +186,7 @@ def check_request(request: Request) -> None:
     """Refuse a request that cannot be kept as it is.
 
     Raises:
-        InputError: a text is too long, or holds what is no text; names the field.
+        InputError: a text is too long, or holds what is no text, or a number is none; names the field.
     """
     left = MAX_REQUEST
     for field, text in _texts(request.model_dump()):
@@ -195,6 +195,9 @@ def check_request(request: Request) -> None:
         allowed = is_text if field in ("system_prompt", "folder") else is_name
         if left < 0 or not allowed(text):
             raise InputError("queue.unusable", field=field)
+    weights = request.weights
+    if weights is not None and not all(0 <= number < 2**63 for number in (weights.parameters, weights.bytes)):
+        raise InputError("queue.unusable", field="weights")
 
 
 def _texts(value: object, field: str = "") -> Iterator[tuple[str, str]]:
