@@ -32,10 +32,9 @@ from eco_eval.settings import Settings
 from eco_eval.ui.texts import Texts
 
 if TYPE_CHECKING:
-    from eco_eval.compare import Twin
     from eco_eval.instrument import Instrument
     from eco_eval.pipeline import Engines, Stage
-    from eco_eval.types import Declared, ModelRef, Prompt, Result, Submission
+    from eco_eval.types import Declared, ModelRef, Result, Submission
 
 DEFAULT_INSTRUMENT = "eco-es-demo"
 
@@ -173,15 +172,15 @@ def _add_compare(app: typer.Typer, settings: Settings, t: Texts) -> None:
         from eco_eval.compare import compare as compared
         from eco_eval.compare import find_twins
         from eco_eval.results import load_results
-        from eco_eval.ui.versus import forest, print_comparison
+        from eco_eval.ui.versus import asked, forest, in_other_languages, print_comparison
 
         if plot is not None and plot.exists():
             raise InputError("cli.exists", file=plot)
         first, second = _one_result(a, settings), _one_result(b, settings)
         store = local_store(settings)
-        prompts = _asked(first, settings)
+        prompts = asked(first, settings.prompts_dir)
         others = find_twins(load_results(store)[0], first, second)
-        found = compared(store, first, second, prompts, _in_other_languages(others, prompts, settings))
+        found = compared(store, first, second, prompts, in_other_languages(others, prompts, settings.prompts_dir))
         if as_json:
             print(found.model_dump_json(indent=1))
         else:
@@ -189,36 +188,6 @@ def _add_compare(app: typer.Typer, settings: Settings, t: Texts) -> None:
         if plot is not None:
             plot.write_text(forest(found, t), encoding="utf-8")
             print(t("data.plotted", file=plot), file=sys.stderr)
-
-
-def _asked(result: "Result", settings: Settings) -> "dict[str, Prompt]":
-    """The prompts of the instrument a result is of, by id; none where it is one's own, or its prompts were."""
-    from eco_eval.instrument import instrument_names, load_instrument
-
-    name, _, changes = result.submission.instrument.partition(" ")
-    if name not in instrument_names() or "[prompts=" in changes:
-        return {}
-    return {prompt.id: prompt for prompt in load_instrument(name, built=settings.prompts_dir).asked}
-
-
-def _in_other_languages(
-    pairs: "list[tuple[Result, Result]]", prompts: "dict[str, Prompt]", settings: Settings
-) -> "list[Twin]":
-    """Those pairs of results whose prompts are these in another language."""
-    from eco_eval.compare import Twin
-
-    spoken = {prompt.lang for prompt in prompts.values()}
-    found = []
-    for a, b in pairs:
-        try:
-            theirs = _asked(a, settings)
-        except InputError:  # its instrument is not here any more: no reason to refuse a comparison that needs none
-            continue
-        same = [prompt for key, prompt in theirs.items() if key in prompts and prompt.lang not in spoken]
-        if same:
-            found.append(Twin(a, b, theirs))
-            spoken |= {prompt.lang for prompt in same}
-    return found
 
 
 def _add_audit(app: typer.Typer, settings: Settings, t: Texts) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import json
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -38,6 +41,31 @@ def test_vllm_s_are_those_of_its_registry_that_write_text() -> None:
     assert found == written <= supported
     assert "Qwen2ForCausalLM" in found
     assert not {"BertModel", "LlamaForSequenceClassification", "TransformersForCausalLM"} & found
+
+
+class Slow:
+    """Garbage that lets other threads go on while it is collected."""
+
+    def __init__(self) -> None:
+        self.own = self
+
+    def __del__(self) -> None:
+        time.sleep(0.0001)
+
+
+def test_many_at_once_read_the_same() -> None:
+    known, threshold = architectures("transformers"), gc.get_threshold()
+    gc.set_threshold(500)
+    try:
+        for _ in range(5):
+            architectures.cache_clear()
+            litter = [Slow() for _ in range(300)]
+            with ThreadPoolExecutor(4) as pool:
+                read = pool.map(architectures, ["transformers"] * 4)
+                del litter
+                assert set(read) == {known}
+    finally:
+        gc.set_threshold(*threshold)
 
 
 def test_reading_them_imports_neither_torch_nor_the_library() -> None:

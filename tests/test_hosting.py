@@ -9,18 +9,21 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
+from typing import Any
 from urllib.error import URLError
 from urllib.request import urlopen
 
 import pytest
+from hub import LocalHub
 
 from eco_eval.engines.supervise import safe_environment
-from eco_eval.hosting import LONGEST_PAUSE, pauses, supervised
+from eco_eval.hosting import LONGEST_PAUSE, ledger_kept, pauses, supervised
 from eco_eval.settings import Settings
 from eco_eval.ui.texts import Texts
 
@@ -210,3 +213,56 @@ def test_a_worker_lives_beside_the_page_and_not_longer(tmp_path: Path, how: sign
         assert wait_for(lambda: not alive(pid), 60)
         assert not is_healthy(settings)
     assert "Traceback" not in log.read_text()
+
+
+def asked(number: int) -> Any:
+    from eco_eval.queue import Request
+    from eco_eval.types import ModelRef, Submission
+
+    model = ModelRef(name=f"owner/model-{number}", source="hub", revision="a" * 40)
+    submission = Submission(model=model, instrument="i", asked_digest="a", measured_digest="m")
+    return Request(submission=submission, user="ana")
+
+
+@pytest.mark.slow_start
+def test_a_page_with_a_database_of_its_own_hears_of_the_ledger_and_writes_it(hub: LocalHub, tmp_path: Path) -> None:
+    from eco_eval.ledger import day_path, from_jsonl, to_jsonl
+    from eco_eval.queue import Queue
+
+    repo, queue = "owner/board", Queue(f"sqlite:///{tmp_path}/elsewhere.sqlite")
+    queue.submit(asked(1))
+    path = day_path(time.time())
+    hub.add(repo, "dataset", {path: to_jsonl(queue.unwritten(1))})
+    queue.close()
+    there = {"HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0", "NO_PROXY": "127.0.0.1"}
+    named = {"ECO_EVAL_HUB_REPO": repo, "ECO_EVAL_HUB_TOKEN": hub.token}
+    with app(REPO, tmp_path / "home", **there, **named) as (process, url):
+        log = tmp_path / "home" / "log"
+        own = Settings(data_dir=tmp_path / "home" / "data").queue
+        assert wait_for(lambda: page(url) is not None or process.poll() is not None, 90), log.read_text()
+        queue = Queue(own)
+        try:
+            assert wait_for(lambda: queue.counts() == {"pending": 1}), log.read_text()
+            queue.submit(asked(2))
+        finally:
+            queue.close()
+        process.terminate()
+        assert process.wait(60) == 0
+    assert "Traceback" not in log.read_text()
+    assert hub.token not in log.read_text()
+    told = [
+        one for name, data in hub.files(repo, "dataset").items() if "requests/" in name for one in from_jsonl(data)[0]
+    ]
+    assert [one.request for one in told if one.what == "asked"] == [asked(1).id, asked(2).id]
+
+
+def test_a_page_outlives_a_database_that_is_away(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    ended = threading.Event()
+    settings = Settings(
+        queue_url="postgresql://eco@127.0.0.1:1/eco", hub_repo="owner/board", hub_token="hf_x", cache_dir=tmp_path
+    )
+    with ledger_kept(settings, ended):
+        assert wait_for(lambda: bool(caplog.records))
+    assert [record.__dict__["cause"] for record in caplog.records if record.msg == "queue away"] == [
+        "queue.unreachable"
+    ]

@@ -338,6 +338,17 @@ def test_what_is_read_or_listed_once_is_not_asked_for_again(
     assert [request for request in hub.requests[fetched:] if "/resolve/" in request] == []
 
 
+def test_a_name_that_no_listing_has_is_not_asked_for(hub: LocalHub, repo: str, client: Client, tmp_path: Path) -> None:
+    hub.add(repo, "dataset", {"results/a.json": b"{}", "c": b"x"})
+    before = len(hub.requests)
+    reads = [("read", f"results/{number}.json") for number in range(20)]
+    found = client(on_hub, repo, tmp_path, ("list", "results/"), *reads, ("read", "results/a.json"), ("read", "c"))
+    assert found[1:-2] == [None] * 20
+    assert [one[0] for one in found[-2:]] == [b"{}", b"x"]
+    fetched = {request.rpartition("/")[2] for request in hub.requests[before:] if "/resolve/" in request}
+    assert fetched == {"a.json", "c"}
+
+
 def test_what_others_wrote_is_seen_once_the_known_revision_is_old(
     hub: LocalHub, repo: str, client: Client, tmp_path: Path
 ) -> None:

@@ -44,8 +44,10 @@ from eco_eval.queue import (
     fold,
     new_uid,
 )
-from eco_eval.results import result_path, write_result
+from eco_eval.queue.fold import MOST_ATTEMPTS
+from eco_eval.results import restore_result, result_path, withdraw_result, write_result
 from eco_eval.store import LocalStore, Store
+from eco_eval.store.index import shown_results
 from eco_eval.types import ModelRef, Result, Submission
 
 WIDE = Quotas(per_user=10**6, per_owner=10**6, total=10**6)
@@ -275,6 +277,9 @@ GOOD = request(1)
 BASE: dict[str, Any] = json.loads(to_jsonl([line(GOOD, "asked")]))
 
 
+WEIGHTS = {"kind": "chat", "architecture": "A", "parameters": 1, "bytes": 2, "dtype": "bfloat16"}
+
+
 def changed_payload(change: Callable[[dict[str, Any]], None]) -> str:
     payload = json.loads(BASE["payload"])
     change(payload)
@@ -322,6 +327,7 @@ def test_a_file_gives_back_the_lines_it_was_made_of(data: st.DataObject) -> None
                 {"at": "soon"},
                 {"attempt": 0},
                 {"attempt": 2**40},
+                {"attempt": 2**31 - 1},
                 {"what": "exploded"},
                 {"detail": "x" * 5000},
                 {"detail": "\0"},
@@ -344,7 +350,14 @@ def test_a_file_gives_back_the_lines_it_was_made_of(data: st.DataObject) -> None
                 },
                 {"payload": changed_payload(lambda p: p.update(user="\x1b[2J"))},
                 {"payload": changed_payload(lambda p: p.update(user="u" * 1000))},
+                {
+                    "what": "failed",
+                    "payload": "",
+                    "state": '{"state": "failed", "stage": "answer", "key": "any words", "values": {}}',
+                },
                 {"payload": changed_payload(lambda p: p.update(folder="/etc"))},
+                {"payload": changed_payload(lambda p: p.update(weights={**WEIGHTS, "bytes": 10**4000}))},
+                {"payload": changed_payload(lambda p: p.update(weights={**WEIGHTS, "parameters": -1}))},
                 {"payload": changed_payload(lambda p: p["submission"].update(instrument="x" * 10**6))},
                 {"payload": changed_payload(lambda p: p["submission"].update(instrument="other"))},
                 own_id(in_model(source="local")),
@@ -378,6 +391,29 @@ def test_a_line_that_cannot_be_used_is_left_where_it_is_and_named(
 def test_a_good_line_is_not_taken_for_a_broken_one() -> None:
     assert from_jsonl(json.dumps({**BASE, **own_id(in_model(name="other/model"))}).encode())[1] == []
     assert from_jsonl(json.dumps(BASE).encode() + b"\n\n \n")[1] == []
+    weighed = changed_payload(lambda p: p.update(weights=WEIGHTS))
+    assert from_jsonl(json.dumps({**BASE, "payload": weighed}).encode())[1] == []
+
+
+def test_two_lines_of_one_number_stop_nothing(queue: Queue, store: LocalStore) -> None:
+    same = new_uid()
+    lines = [line(request(1), "asked", uid=same), line(request(2), "asked", uid=same), line(request(3), "asked")]
+    store.write(day_path(NOON), to_jsonl(lines))
+    mirror = Mirror(queue, store)
+    assert mirror.sync().absorbed == 2
+    assert mirror.sync().absorbed == 0
+    assert queue.counts() == {"pending": 2}
+    assert isinstance(queue.get(request(3).id).state, Pending)
+
+
+def test_whoever_asks_again_after_many_attempts_elsewhere_is_told_to_others(queue: Queue, store: LocalStore) -> None:
+    asked = request(1)
+    lines = [line(asked, what, MOST_ATTEMPTS) for what in ("asked", "cancelled")]
+    store.write(day_path(NOON), to_jsonl(lines))
+    mirror = Mirror(queue, store)
+    assert mirror.sync().absorbed == 2
+    assert queue.submit(asked).attempt == MOST_ATTEMPTS + 1
+    assert mirror.sync().written == 1
 
 
 def test_lines_go_to_the_file_of_their_day_once(queue: Queue, store: LocalStore) -> None:
@@ -484,6 +520,40 @@ def test_a_run_that_is_lost_after_its_result_was_kept_is_finished(
         database.execute("UPDATE eco_requests SET worker = ''")
     mirror.sync()
     assert queue.get(asked.id).state == Finished(result=asked.id)
+
+
+def test_a_result_that_comes_after_its_request_was_withdrawn_is_not_shown(
+    pair: tuple[Queue, Queue], store: LocalStore, sample: Result
+) -> None:
+    page, worker = pair
+    first, second = (Mirror(queue, store) for queue in pair)
+    asked = Request(submission=sample.submission, user="ana")
+    page.submit(asked)
+    first.sync()
+    second.sync()
+    _, generation = worker.take(asked.id, 1, "w")
+    page.withdraw(asked.id, "ana")
+    write_result(sample, store)
+    worker.finish(asked.id, generation, asked.id, published=True)
+    second.sync()
+    assert shown_results(store) == [result_path(asked.id)]
+    first.sync()
+    second.sync()
+    assert worker.get(asked.id).state == Withdrawn(by="ana")
+    assert shown_results(store) == []
+    restore_result(store, asked.id)
+    for mirror in (first, second):
+        mirror.sync()
+    assert shown_results(store) == [result_path(asked.id)]
+
+
+def test_a_withdrawn_result_is_no_result_of_who_asks_again(queue: Queue, store: LocalStore, sample: Result) -> None:
+    asked = Request(submission=sample.submission, user="ana")
+    write_result(sample, store)
+    withdraw_result(store, asked.id, "ana")
+    queue.submit(asked)
+    Mirror(queue, store).sync()
+    assert isinstance(queue.get(asked.id).state, Pending)
 
 
 # --- two databases and one ledger

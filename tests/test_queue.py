@@ -12,7 +12,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -339,6 +339,19 @@ def test_workers_that_live_say_what_they_run_on(queue: Queue) -> None:
     assert [worker.name for worker in queue.workers(silent=60)] == ["a"]
 
 
+def test_a_machine_whose_clock_is_wrong_takes_nobody_for_dead(
+    server: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(Queue(server.create(f"q{uuid.uuid4().hex}"))) as queue:
+        right = time.time
+        for name, off in (("early", -3600), ("late", 3600), ("right", 0)):
+            monkeypatch.setattr(time, "time", lambda off=off: right() + off)
+            queue.beat(name)
+        for off in (-3600, 3600):
+            monkeypatch.setattr(time, "time", lambda off=off: right() + off)
+            assert [worker.name for worker in queue.workers(60.0)] == ["early", "late", "right"]
+
+
 def test_stages_failures_and_the_oldest_wait_are_counted(queue: Queue) -> None:
     assert (queue.stage_seconds(), queue.failures(), queue.oldest_wait()) == ({}, {}, None)
     for number in (1, 2):
@@ -515,6 +528,27 @@ def test_opening_a_database_twice_changes_nothing(queue: Queue, url: str) -> Non
     again = Queue(url)
     assert again.unwritten(10) == told
     again.close()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://eco:se@cret@127.0.0.1:1/eco",
+        "postgresql://eco:secret@127.0.0.1:port/eco",
+        "mysql://eco:secret@127.0.0.1:1/eco",
+        "eco:secret@127.0.0.1",
+        "sqlite://",
+        "sqlite:///:memory:",
+    ],
+)
+def test_an_address_of_no_queue_is_one_line_that_keeps_the_password(
+    url: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(InputError, match=r"settings\.bad_value") as caught:
+        Queue(url)
+    told = Texts("es").error(caught.value) + "".join(capfd.readouterr())
+    assert "ECO_EVAL_QUEUE_URL" in told
+    assert "cret" not in told
 
 
 @pytest.mark.parametrize("url", ["sqlite:///{file}/q.sqlite", "postgresql://eco@127.0.0.1:1/eco"])

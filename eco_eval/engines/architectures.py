@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import threading
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -17,6 +18,9 @@ _LISTS = {
         ("_TEXT_GENERATION_MODELS", "_MULTIMODAL_MODELS", "_TRANSFORMERS_SUPPORTED_MODELS"),
     ),
 }
+
+_ONE = threading.Lock()
+"""Python 3.11 raises SystemError where two threads build a syntax tree at once (python/cpython#106905)."""
 
 
 @cache
@@ -37,7 +41,9 @@ def architectures(engine: str) -> frozenset[str] | None:
     source = next((place for place in places if place.is_file()), None)
     if source is None:
         return None
-    found = {name: set(names) for name, names in _tables(ast.parse(source.read_bytes()))}
+    with _ONE:
+        module = ast.parse(source.read_bytes())
+    found = {name: set(names) for name, names in _tables(module)}
     # Another version may list them another way: then nothing is known, rather than too few.
     if not all(found.get(table) for table in tables):
         return None

@@ -220,7 +220,7 @@ class HubStore:
         from huggingface_hub import hf_hub_download
         from huggingface_hub.errors import RemoteEntryNotFoundError
 
-        if revision == self._head and path in self._absent:
+        if self._is_absent(revision, path):
             return None
         try:
             with translated(self.repo, revision):
@@ -244,6 +244,14 @@ class HubStore:
                 if revision == self._head:
                     self._absent.add(path)
         return None
+
+    def _is_absent(self, revision: str, path: str) -> bool:
+        """Whether a revision is known to lack a file: visitors may ask for any name, and the Hub only so often."""
+        with self._lock:
+            if revision != self._head:
+                return False
+            listed = (tree for folder, tree in self._trees.items() if path.startswith(f"{folder}/" if folder else ""))
+            return path in self._absent or any(path not in tree for tree in listed)
 
     def _tree(self, folder: str) -> dict[str, Content]:
         """Every file below a folder of the newest revision: one listing a revision, of it or of a folder above it."""

@@ -74,7 +74,9 @@ class Guard:
     def _envelope(self, sent: Mapping[str, Any], name: str | None) -> dict[str, Any]:
         """`data` with as many values as the endpoint takes, and what says whose session and which event it is."""
         index = sent.get("fn_index")
-        found = [fn for fn in self._blocks.fns.values() if (fn.api_name == name if index is None else fn._id == index)]
+        # What only runs in the browser has no function here, and calling it would be an error of Gradio's own.
+        there = [fn for fn in self._blocks.fns.values() if fn.fn is not None]
+        found = [fn for fn in there if (fn.api_name == name if index is None else fn._id == index)]
         if isinstance(index, bool) or not found:
             raise Refusal(404, "There is no such endpoint.")
         fn, data = found[0], sent.get("data")

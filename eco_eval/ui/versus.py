@@ -2,19 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from eco_eval.compare import Comparison
+from eco_eval.compare import Comparison, Twin
+from eco_eval.errors import InputError
+from eco_eval.instrument import instrument_names, load_instrument
 from eco_eval.stats.comparison import PartDifference
-from eco_eval.types import GRADES
+from eco_eval.types import GRADES, Prompt, Result
 from eco_eval.ui.terminal import plain
 from eco_eval.ui.texts import Texts
 
 _SURE = 0.05
+
+
+def asked(result: Result, built: Path | None) -> dict[str, Prompt]:
+    """The prompts of the instrument a result is of, by id; none where it is one's own, or its prompts were.
+
+    Args:
+        built: the folder of prompt sets built on this machine.
+
+    Raises:
+        InputError: they are built on each machine, and not on this one.
+    """
+    name, _, changes = result.submission.instrument.partition(" ")
+    if name not in instrument_names() or "[prompts=" in changes:
+        return {}
+    return {prompt.id: prompt for prompt in load_instrument(name, built=built).asked}
+
+
+def in_other_languages(
+    pairs: Sequence[tuple[Result, Result]], prompts: Mapping[str, Prompt], built: Path | None
+) -> list[Twin]:
+    """Those pairs of results whose prompts are these in another language."""
+    spoken = {prompt.lang for prompt in prompts.values()}
+    found = []
+    for a, b in pairs:
+        try:
+            theirs = asked(a, built)
+        except InputError:  # its instrument is not here any more: no reason to refuse a comparison that needs none
+            continue
+        same = [prompt for key, prompt in theirs.items() if key in prompts and prompt.lang not in spoken]
+        if same:
+            found.append(Twin(a, b, theirs))
+            spoken |= {prompt.lang for prompt in same}
+    return found
 
 
 def print_comparison(found: Comparison, t: Texts) -> None:

@@ -38,11 +38,35 @@ class Texts:
         """Text with the numbers in it in the language's form."""
         return re.sub(r"(?<=\d)\.(?=\d)", ",", text) if self.lang == "es" else text
 
+    def prose(self, name: str, **values: str) -> str:
+        """A long text of this project, `<name>.<lang>.md`, as HTML.
+
+        Args:
+            values: HTML for its `{{name}}` places, already escaped. A place alone in its paragraph may be a block. What
+                is put in is not read as Markdown, so that a stranger's words stay words.
+        """
+        filled = _PLACE.sub(lambda place: values[place[1] or place[2]], _rendered(name, self.lang))
+        return filled.replace("<a href=", "<a target='_blank' rel='noopener' href=")
+
     def error(self, error: EcoEvalError) -> str:
         """An error as one sentence of what, where and what next, and a log's tail below where there is one."""
         message = self(f"errors.{error.key}", **error.values)
         log = str(error.values.get("log") or "").strip()
         return f"{message}\n{log}" if log and isinstance(error, StageError) else message
+
+
+_PLACE = re.compile(r"<p>\{\{(\w+)\}\}</p>|\{\{(\w+)\}\}")
+
+
+@cache
+def _rendered(name: str, lang: Lang) -> str:
+    """A Markdown file as HTML, its places as they are; no HTML of its own passes."""
+    from markdown_it import MarkdownIt
+
+    text = Path(__file__).with_name(f"{name}.{lang}.md").read_text(encoding="utf-8")
+    html: str = MarkdownIt("commonmark", {"html": False}).enable("table").render(text)
+    scroll = "<div class='eco-scroll' tabindex='0'><table>"
+    return html.replace("<table>", scroll).replace("</table>", "</table></div>")
 
 
 @cache
