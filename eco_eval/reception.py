@@ -144,7 +144,7 @@ class Reception:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.quotas = Quotas(per_user=settings.per_user, per_owner=settings.per_owner, total=settings.queue_limit)
+        self.quotas = Quotas.of(settings)
         self._queue: Queue | None = None
         self._opening = threading.Lock()
         self._models: Kept[Intake] = Kept()
@@ -238,12 +238,11 @@ class Reception:
             InputError: a quota is used up.
             StoreError: the database cannot be reached.
         """
-        before = time.time()
         request = Request(
             submission=examined.submission, user=user, engine=examined.engine, weights=examined.intake.weights
         )
-        entry = self.queue().submit(request, self.quotas)
-        return Asked(entry=entry, is_new=entry.made_at >= before)
+        entry, is_new = self.queue().enter(request, self.quotas)
+        return Asked(entry=entry, is_new=is_new)
 
     def withdraw(self, request_id: str, user: str) -> Entry:
         """Take one's own request back, and its result off the board if it has one.

@@ -201,7 +201,7 @@ def test_without_a_database_the_rest_of_the_page_lives(fragile: Postgres, tmp_pa
                 assert httpx.get(f"{url}/v1/requests").status_code == 503
                 assert httpx.get(f"{url}/v1/results").status_code == 200
                 assert call(url, "queue", "", 50, 0)["error"] == "queue.unreachable"
-                assert call(url, "board")["sections"] == []
+                assert call(url, "board", "")["sections"] == []
                 assert httpx.get(url).status_code == 200
             fragile.start()
             for url in (page, late):
@@ -229,7 +229,7 @@ def test_without_the_libraries_of_the_service_the_page_only_shows(tmp_path: Path
         assert "eco-eval[service]" in httpx.get(f"{page}/metrics").json()["message"]
         assert httpx.get(f"{page}/v1/requests").status_code == 503
         assert call(page, "queue", "", 50, 0)["error"] == "data.extra_missing"
-        assert call(page, "board")["sections"] == []
+        assert call(page, "board", "")["sections"] == []
 
 
 def test_without_the_store_health_says_so_and_the_page_lives(hub: LocalHub, tmp_path: Path) -> None:
@@ -242,7 +242,7 @@ def test_without_the_store_health_says_so_and_the_page_lives(hub: LocalHub, tmp_
             with serving(tmp_path, hub, ECO_EVAL_HUB_REPO="owner/board", ECO_EVAL_HUB_TOKEN=hub.token) as late:
                 answer = httpx.get(f"{late}/health", timeout=60)
                 assert (answer.status_code, answer.json()["store"]) == (503, "away")
-                assert "error" in call(late, "board")
+                assert "error" in call(late, "board", "")
                 assert httpx.get(f"{late}/v1/results", timeout=60).status_code == 503
                 assert httpx.get(late).status_code == 200
         finally:

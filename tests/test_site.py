@@ -21,7 +21,7 @@ from eco_eval.ui.texts import Texts
 Shade = Literal["light", "dark"]
 SHADES: tuple[Shade, ...] = ("light", "dark")
 PATHS = {"es": "", "en": "en"}
-TABS = ["board", "model", "compare", "submit", "judge", "method", "reproduce"]
+TABS = ["board", "model", "compare", "duel", "submit", "audit", "judge", "method", "reproduce"]
 
 TEXT_ON = {
     "paper": ("ink", "muted", "accent"),

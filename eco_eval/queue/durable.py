@@ -89,13 +89,22 @@ class Queue:
         Raises:
             InputError: a quota is used up, or a field cannot be kept; nothing was asked.
         """
+        return self.enter(request, quotas)[0]
+
+    def enter(self, request: Request, quotas: Quotas | None = None) -> tuple[Entry, bool]:
+        """As `submit`, and whether it was this call that entered it.
+
+        Raises:
+            InputError: as `submit`.
+        """
         check_request(request)
         with self._transaction("submit") as c:
             found = self._row(c, request.id)
-            if found is None or found.state in ("failed", "cancelled", "withdrawn"):
+            is_new = found is None or found.state in ("failed", "cancelled", "withdrawn")
+            if is_new:
                 self._check(c, request, quotas or Quotas())
                 self._ask(c, request, 1 if found is None else found.attempt + 1)
-            return self._entry(c, self._row(c, request.id))
+            return self._entry(c, self._row(c, request.id)), is_new
 
     def retry(self, request_id: str, by: str, quotas: Quotas | None = None, *, operator: bool = False) -> Entry:
         """Run it again from what is kept, whatever became of it; one that is open is left as it is.

@@ -16,12 +16,14 @@ from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from eco_eval.duels import Duels
 from eco_eval.errors import InputError
+from eco_eval.grading import Grading
 from eco_eval.reception import Reception
 from eco_eval.settings import Settings
 from eco_eval.store import Store, board_store
 from eco_eval.ui import api
-from eco_eval.ui.pages import board, compare, judge, method, model, reproduce, submit
+from eco_eval.ui.pages import audit, board, compare, duel, judge, method, model, reproduce, submit
 from eco_eval.ui.texts import Texts
 
 if TYPE_CHECKING:
@@ -43,15 +45,17 @@ def build_site(settings: Settings, reception: Reception | None = None) -> "gr.Bl
     import gradio as gr
 
     store, reception = board_store(settings), reception or Reception(settings)
+    grading = Grading(store, reception.settings)
+    duels = Duels(store, grading)
     spanish, english = Texts("es"), Texts("en")
     with gr.Blocks(title=spanish("page.title"), analytics_enabled=False, fill_width=False) as site:
-        _lay_out(site, store, reception, spanish)
+        _lay_out(site, store, reception, grading, duels, spanish)
     # Gradio looks for these again at the end of each route, and would load the first one's fields on the second.
     for block in site.blocks.values():
         if isinstance(block, gr.components.Component):
             block.load_event_to_attach = None
     with site.route(english("page.title"), ENGLISH, show_in_navbar=False):
-        _lay_out(site, store, reception, english)
+        _lay_out(site, store, reception, grading, duels, english)
         # Programs have each endpoint once, under its own name.
         for handler in site.fns.values():
             if handler.page == ENGLISH:
@@ -79,7 +83,7 @@ def chosen_tab(query: Mapping[str, str], tabs: Sequence[str]) -> str:
     return asked if asked in tabs else tabs[0]
 
 
-def _lay_out(site: "gr.Blocks", store: Store, reception: Reception, t: Texts) -> None:
+def _lay_out(site: "gr.Blocks", store: Store, reception: Reception, grading: Grading, duels: Duels, t: Texts) -> None:
     """One language's heading, tabs and foot."""
     import gradio as gr
 
@@ -87,7 +91,9 @@ def _lay_out(site: "gr.Blocks", store: Store, reception: Reception, t: Texts) ->
         "board": partial(board.build_page, site, store, t),
         "model": partial(model.build_page, site, store, t),
         "compare": partial(compare.build_page, site, store, t, built=reception.settings.prompts_dir),
+        "duel": partial(duel.build_page, site, duels, t),
         "submit": partial(submit.build_page, site, reception, t),
+        "audit": partial(audit.build_page, site, grading, t),
         "judge": partial(judge.build_page, site, store, t),
         "method": partial(method.build_page, site, store, t),
         "reproduce": partial(reproduce.build_page, site, store, t),
