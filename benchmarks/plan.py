@@ -8,7 +8,7 @@ Seconds of one submission on one device, nothing at the same time:
     download + load + asked × answer tokens / answer rate + judge's load / in hand + asked × verdict tokens / judge rate
 
 A verdict's tokens are those of its analysis and, at a rate `PREFILL` times the other, those read anew: the answer and
-the question. The rubric is read once (prefix cache). Rates are tokens a second of the whole batch; prices are an hour's.
+the question. The rubric is read once (prefix cache). Rates are tokens a second of the whole batch, prices an hour's.
 """
 
 from __future__ import annotations

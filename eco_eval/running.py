@@ -17,7 +17,7 @@ from eco_eval.candidates import Intake, Limits, fetch, inspect, make_room
 from eco_eval.device import Device, Run
 from eco_eval.energy import Meter, meter_of
 from eco_eval.engines.architectures import architectures
-from eco_eval.errors import ConflictError, StageError, StoreError, SubmissionRejected
+from eco_eval.errors import ConflictError, InputError, StageError, StoreError, SubmissionRejected
 from eco_eval.instrument import Instrument, load_instrument
 from eco_eval.machine import room
 from eco_eval.opening import Engines, open_engines
@@ -52,7 +52,9 @@ class Runner:
         self._promised = 0
         board = board_store(settings)
         self._board = board if isinstance(board, HubStore) else None
-        # A country that nobody knows is said at the start, and not by every run.
+        # What would fail every run is said at the start.
+        if self._board is not None and not settings.hub_token:
+            raise InputError("publish.no_board")
         meter_of(settings)
 
     def __call__(self, request: Request, progress: Progress, squeezed: Mapping[str, int]) -> Ran:

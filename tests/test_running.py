@@ -227,3 +227,9 @@ def test_results_go_to_the_hub_as_the_settings_say(
     assert back == [result_id]
     assert "load" in stages
     assert "load" not in stages[stages.index("-", 1) :]
+
+
+def test_a_worker_that_could_never_publish_says_so_before_it_evaluates(settings: Settings) -> None:
+    with pytest.raises(InputError) as caught:
+        Runner(settings.model_copy(update={"hub_repo": "owner/board"}))
+    assert caught.value.key == "publish.no_board"
