@@ -471,7 +471,7 @@ def filled(several: list[Result], tmp_path: Path) -> LocalStore:
 def test_a_screen_tells_its_choices_and_its_address(filled: LocalStore) -> None:
     screen = Desk(Shelf(filled), Texts("es")).screen(read_view({"kind": "chat", "part": "7", "instrument": "x"}))
     assert screen.view.part == 1
-    assert ("alineado (3)", "chat") in screen.choices["kind"]
+    assert ("de chat (3)", "chat") in screen.choices["kind"]
     said = json.loads(address(screen))
     assert (said["kind"], said["instrument"], said["part"], said["tab"]) == ("chat", "", "", "board")
 
