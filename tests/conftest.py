@@ -93,7 +93,8 @@ def visit(browser: Any, url: str, ready: str, width: int = 1280) -> Iterator[Any
     tab = browser.new_page(viewport={"width": width, "height": 900})
     problems: list[str] = []
     outside: list[str] = []
-    tab.on("console", lambda m: problems.append(m.text) if m.type == "error" else None)
+    # Gradio tells so when a page is left in the middle of a request.
+    tab.on("console", lambda m: problems.append(m.text) if m.type == "error" and "AbortError" not in m.text else None)
     tab.on("pageerror", lambda e: problems.append(str(e)))
     tab.on("request", lambda r: outside.append(r.url) if "127.0.0.1" not in r.url and r.url[:4] == "http" else None)
     tab.goto(url)
