@@ -185,7 +185,7 @@ def test_the_address_names_the_tab_in_both_languages(browser: Any, page: str, la
         tab.wait_for_selector(f"#tabs [role=tab][aria-selected=true] >> text={label}")
         assert tab.locator("#tabs > .tab-wrapper [role=tab]").all_inner_texts() == [t(f"page.tab.{n}") for n in TABS]
         assert tab.evaluate("document.documentElement.lang") == lang
-        assert tab.title() == t("page.title")
+        tab.wait_for_function("wanted => document.title === wanted", arg=t("page.title"))
         assert not tab.locator(".nav-holder").is_visible()
 
 
