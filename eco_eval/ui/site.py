@@ -110,7 +110,9 @@ def _lay_out(site: "gr.Blocks", store: Store, reception: Reception, grading: Gra
     gr.HTML(f"<p class='eco-note'>{escape(t('page.attribution'))}</p>")
 
     def select(request: gr.Request) -> Any:
-        return gr.Tabs(selected=chosen_tab(request.query_params, names))
+        # Where none is asked for, whoever was quick to choose one keeps it.
+        asked = "tab" in request.query_params
+        return gr.Tabs(selected=chosen_tab(request.query_params, names)) if asked else gr.skip()
 
     site.load(None, js=f"() => {{ document.title = {dumps(t('page.title'))}; }}")
     site.load(select, None, bar, **quiet)
