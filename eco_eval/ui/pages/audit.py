@@ -15,6 +15,7 @@ from eco_eval.people_report import JudgeAgreement
 from eco_eval.reception import Kept
 from eco_eval.types import GRADES, Grade
 from eco_eval.ui.identity import can_sign_in, is_hosted
+from eco_eval.ui.keyboard import keys_script, top_script
 from eco_eval.ui.pages.judge import table
 from eco_eval.ui.pages.method import rubric_html
 from eco_eval.ui.terminal import plain
@@ -27,31 +28,8 @@ if TYPE_CHECKING:
 AT_ONCE = 8
 """Handlers of one kind at once; the others wait."""
 
-KEYS: Final = """() => {
-  if (window.ecoAudit) return;
-  window.ecoAudit = true;
-  const keys = { 1: "good", 2: "regular", 3: "bad", 0: "skip", u: "undo", U: "undo", Enter: "go" };
-  document.addEventListener("keydown", (event) => {
-    const name = keys[event.key];
-    const seen = document.querySelector("#audit-shown")?.offsetParent;
-    const held = event.ctrlKey || event.metaKey || event.altKey || event.repeat;
-    if (!name || !seen || held || event.target.closest("textarea, select, input:not([type=checkbox])")) return;
-    if (event.key === "Enter" ? event.target.closest("a, button, summary, input")
-                              : !document.querySelector("#audit-keys")?.checked) return;
-    const button = document.querySelector(`#audit-${name}`);
-    const press = button?.matches("button") ? button : button?.querySelector("button");
-    if (!press || press.disabled || !press.offsetParent) return;
-    event.preventDefault();
-    press.click();
-  });
-}"""
-"""Keys press the buttons while the tab is seen; those that are letters can be turned off (WCAG 2.1.4)."""
-
-TOP: Final = """() => {
-  document.activeElement?.blur();
-  const top = document.querySelector("#audit-shown");
-  if (top && top.getBoundingClientRect().top < 0) top.scrollIntoView({ block: "start" });
-}"""
+KEYS: Final = {"1": "good", "2": "regular", "3": "bad", "0": "skip", "u": "undo", "U": "undo", "Enter": "go"}
+"""Keys and the buttons they press; letters and digits can be turned off."""
 
 
 class Screen(NamedTuple):
@@ -192,7 +170,7 @@ def build_page(site: "gr.Blocks", grading: Grading, t: Texts) -> None:
 
     outputs = [shown, ticket, buttons, undo, go]
     private: dict[str, Any] = {"api_visibility": "private", "preprocess": False, "concurrency_limit": AT_ONCE}
-    site.load(None, js=KEYS)
+    site.load(None, js=keys_script("audit", KEYS, "audit-keys"))
     site.load(told(lambda visitor: (booth.you(visitor), booth.rubric()), environ), None, [you, rubric], **private)
     site.load(showing(booth.look), None, outputs, show_progress="hidden", **private)
     acts: list[tuple[Any, Callable[..., Screen]]] = [(undo, booth.undo), (go, booth.go)]
@@ -202,7 +180,7 @@ def build_page(site: "gr.Blocks", grading: Grading, t: Texts) -> None:
         # A key pressed while the last one is on its way is not lost: a ticket counts once, so twice does no harm.
         mode = "once" if button is go else "multiple"
         event = button.click(showing(handle), ticket, outputs, trigger_mode=mode, show_progress="minimal", **private)
-        event.then(None, js=TOP, api_visibility="private")
+        event.then(None, js=top_script("audit"), api_visibility="private")
 
 
 def render(batch: Batch, t: Texts) -> str:

@@ -14,6 +14,7 @@ from eco_eval.errors import EcoEvalError
 from eco_eval.settings import Settings
 from eco_eval.types import Estimate
 from eco_eval.ui.identity import can_sign_in, is_hosted
+from eco_eval.ui.keyboard import keys_script, top_script
 from eco_eval.ui.pages.judge import table
 from eco_eval.ui.terminal import plain
 from eco_eval.ui.texts import Texts
@@ -27,29 +28,8 @@ AT_ONCE = 8
 
 SIDES: tuple[Side, ...] = ("left", "tie", "right")
 
-KEYS: Final = """() => {
-  if (window.ecoDuel) return;
-  window.ecoDuel = true;
-  const keys = { ArrowLeft: "left", ArrowDown: "tie", ArrowRight: "right", Enter: "next" };
-  document.addEventListener("keydown", (event) => {
-    const name = keys[event.key];
-    const seen = document.querySelector("#duel-shown")?.offsetParent;
-    const held = event.ctrlKey || event.metaKey || event.altKey || event.shiftKey || event.repeat;
-    if (!name || !seen || held || event.target.closest("textarea, select, input, [role=listbox]")) return;
-    if (event.key === "Enter" && event.target.closest("a, button, summary")) return;
-    const button = document.querySelector(`#duel-${name}`);
-    const press = button?.matches("button") ? button : button?.querySelector("button");
-    if (!press || press.disabled || !press.offsetParent) return;
-    event.preventDefault();
-    press.click();
-  });
-}"""
-
-TOP: Final = """() => {
-  document.activeElement?.blur();
-  const top = document.querySelector("#duel-shown");
-  if (top && top.getBoundingClientRect().top < 0) top.scrollIntoView({ block: "start" });
-}"""
+KEYS: Final = {"ArrowLeft": "left", "ArrowDown": "tie", "ArrowRight": "right", "Enter": "next"}
+"""Keys and the buttons they press."""
 
 
 class Screen(NamedTuple):
@@ -131,7 +111,7 @@ def build_page(site: "gr.Blocks", duels: Duels, t: Texts) -> None:
 
     outputs = [shown, ticket, buttons, forth, rates]
     private: dict[str, Any] = {"api_visibility": "private", "preprocess": False, "concurrency_limit": AT_ONCE}
-    site.load(None, js=KEYS)
+    site.load(None, js=keys_script("duel", KEYS))
     site.load(told(partial(ring.you, settings=settings), settings.environ), None, you, **private)
     site.load(showing(ring.look), None, outputs, show_progress="hidden", **private)
     acts: list[tuple[Any, Callable[..., Screen]]] = [(forth, ring.next)]
@@ -141,7 +121,7 @@ def build_page(site: "gr.Blocks", duels: Duels, t: Texts) -> None:
         event = button.click(
             showing(handle), ticket, outputs, trigger_mode="multiple", show_progress="minimal", **private
         )
-        event.then(None, js=TOP, api_visibility="private")
+        event.then(None, js=top_script("duel"), api_visibility="private")
 
 
 def render(duel: Duel, t: Texts) -> str:
